@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+
+//! Names of programs and maps. The kernel keeps 15 characters of a map's name.
+
+/// tc ingress on an uplink: load-balancer traffic straight into the pod.
+pub const PROG_UPLINK: &str = "uplink";
+/// tc ingress on a host veth: anti-spoofing, then the reverse of `uplink`.
+pub const PROG_FROM_POD: &str = "from_pod";
+/// tc egress on a limited link: virtual clock and CE marks.
+pub const PROG_MARK: &str = "mark";
+/// sock_ops: reads the client's address from TCP options.
+pub const PROG_TOA_SOCKOPS: &str = "toa_sockops";
+/// getpeername on IPv4 sockets (also `accept`).
+pub const PROG_TOA_PEER4: &str = "toa_getpeername4";
+/// getpeername on IPv6 sockets (also `accept`).
+pub const PROG_TOA_PEER6: &str = "toa_getpeername6";
+
+/// Every program.
+pub const PROGRAMS: [&str; 6] =
+    [PROG_UPLINK, PROG_FROM_POD, PROG_MARK, PROG_TOA_SOCKOPS, PROG_TOA_PEER4, PROG_TOA_PEER6];
+
+/// LPM trie: [`crate::LpmKey`] → [`crate::LbSource`].
+pub const MAP_LB_SOURCES: &str = "TPK_LB_SOURCES";
+/// Hash: [`crate::PortKey`] → `u8` (1).
+pub const MAP_LB_PORTS: &str = "TPK_LB_PORTS";
+/// Hash: [`crate::Addr`] of a local pod → [`crate::PodEntry`].
+pub const MAP_PODS: &str = "TPK_PODS";
+/// Hash: ifindex of a host veth → [`crate::Veth`].
+pub const MAP_VETHS: &str = "TPK_VETHS";
+/// Hash: ifindex of an uplink → [`crate::Uplink`].
+pub const MAP_UPLINKS: &str = "TPK_UPLINKS";
+/// LRU hash: [`crate::bypass::FlowKey`] → `u8`: connections that pods opened to directors.
+pub const MAP_POD_FLOWS: &str = "TPK_POD_FLOWS";
+/// Hash: ifindex → [`crate::MarkConfig`].
+pub const MAP_MARK_CONF: &str = "TPK_MARK_CONF";
+/// Hash: ifindex → [`crate::MarkState`].
+pub const MAP_MARK_STATE: &str = "TPK_MARK_STATE";
+/// Array of one: [`crate::ToaConfig`].
+pub const MAP_TOA_CONF: &str = "TPK_TOA_CONF";
+/// Socket storage: [`crate::ToaSock`].
+pub const MAP_TOA_SOCK: &str = "TPK_TOA_SOCK";
+/// Per-CPU array: [`crate::Counter`] → `u64`.
+pub const MAP_COUNTERS: &str = "TPK_COUNTERS";
+
+/// Every map.
+pub const MAPS: [&str; 11] = [
+    MAP_LB_SOURCES,
+    MAP_LB_PORTS,
+    MAP_PODS,
+    MAP_VETHS,
+    MAP_UPLINKS,
+    MAP_POD_FLOWS,
+    MAP_MARK_CONF,
+    MAP_MARK_STATE,
+    MAP_TOA_CONF,
+    MAP_TOA_SOCK,
+    MAP_COUNTERS,
+];
+
+/// Capacity of [`MAP_LB_SOURCES`].
+pub const MAX_LB_SOURCES: u32 = 4096;
+/// Capacity of [`MAP_LB_PORTS`].
+pub const MAX_LB_PORTS: u32 = 4096;
+/// Capacity of [`MAP_PODS`]: two addresses each for 1024 pods, twice over for address changes.
+pub const MAX_PODS: u32 = 4096;
+/// Capacity of [`MAP_VETHS`], [`MAP_MARK_CONF`] and [`MAP_MARK_STATE`].
+pub const MAX_LINKS: u32 = 4096;
+/// Capacity of [`MAP_UPLINKS`].
+pub const MAX_UPLINKS: u32 = 64;
+/// Capacity of [`MAP_POD_FLOWS`].
+pub const MAX_POD_FLOWS: u32 = 16384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn map_names_fit_the_kernel() {
+        for name in MAPS {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+}

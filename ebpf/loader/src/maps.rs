@@ -1,0 +1,123 @@
+//! The maps by name.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aya::maps::{MapData, PerCpuArray};
+use turnpike_ebpf_abi::bypass::FlowKey;
+use turnpike_ebpf_abi::{
+    Addr, Counter, LbSource, LpmKey, MarkConfig, MarkState, PodEntry, PortKey, ToaConfig, Uplink, Veth, names,
+};
+
+use crate::error::Error;
+use crate::table::Table;
+
+/// Counters by the names in [`Counter::ALL`], summed over CPUs.
+pub type CounterValues = BTreeMap<&'static str, u64>;
+
+/// Every map, each with its own descriptor.
+pub struct Maps {
+    /// Trusted load balancers by prefix.
+    pub lb_sources: Table<LpmKey, LbSource>,
+    /// Their port rules; the value is 1.
+    pub lb_ports: Table<PortKey, u8>,
+    /// Local pods by address.
+    pub pods: Table<Addr, PodEntry>,
+    /// What may leave through a host veth, by ifindex. A veth without an entry passes nothing.
+    pub veths: Table<u32, Veth>,
+    /// Uplinks by ifindex.
+    pub uplinks: Table<u32, Uplink>,
+    /// Connections that pods opened to directors; only the programs write it.
+    pub pod_flows: Table<FlowKey, u8>,
+    /// The TOA settings, one entry with key 0.
+    pub toa_config: Table<u32, ToaConfig>,
+    /// Marking laws by ifindex; use [`Maps::set_mark`].
+    pub mark_config: Table<u32, MarkConfig>,
+    /// Virtual queues by ifindex; only the programs change entries.
+    pub mark_state: Table<u32, MarkState>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Maps").field("pods", &self.pods).finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    /// Opens the pins in `folder`.
+    pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
+        let counters = folder.join(names::MAP_COUNTERS);
+        let counters = MapData::from_pin(&counters)
+            .and_then(|data| PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data)))
+            .map_err(|error| {
+                Error::system(format!("open {}", counters.display()), std::io::Error::other(error))
+            })?;
+        Ok(Self {
+            lb_sources: Table::open(&folder.join(names::MAP_LB_SOURCES))?,
+            lb_ports: Table::open(&folder.join(names::MAP_LB_PORTS))?,
+            pods: Table::open(&folder.join(names::MAP_PODS))?,
+            veths: Table::open(&folder.join(names::MAP_VETHS))?,
+            uplinks: Table::open(&folder.join(names::MAP_UPLINKS))?,
+            pod_flows: Table::open(&folder.join(names::MAP_POD_FLOWS))?,
+            toa_config: Table::open(&folder.join(names::MAP_TOA_CONF))?,
+            mark_config: Table::open(&folder.join(names::MAP_MARK_CONF))?,
+            mark_state: Table::open(&folder.join(names::MAP_MARK_STATE))?,
+            counters,
+        })
+    }
+
+    /// Puts a marking law in force on a link (or changes it, keeping the virtual queue).
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn set_mark(&self, ifindex: u32, config: &MarkConfig) -> Result<(), Error> {
+        self.mark_state.insert_new(&ifindex, &MarkState::default())?;
+        if self.mark_config.get(&ifindex)? == Some(*config) {
+            return Ok(());
+        }
+        self.mark_config.insert(&ifindex, config)
+    }
+
+    /// Ends marking on a link; false when there was none.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn clear_mark(&self, ifindex: u32) -> Result<bool, Error> {
+        let had = self.mark_config.remove(&ifindex)?;
+        self.mark_state.remove(&ifindex)?;
+        Ok(had)
+    }
+
+    /// The marker's counters on a link.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn mark_stats(&self, ifindex: u32) -> Result<Option<MarkState>, Error> {
+        self.mark_state.get(&ifindex)
+    }
+
+    /// The TOA settings.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_toa(&self, config: &ToaConfig) -> Result<(), Error> {
+        self.toa_config.insert(&0, config)
+    }
+
+    /// All counters.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<CounterValues, Error> {
+        let mut values = CounterValues::new();
+        for (counter, name) in Counter::ALL {
+            let cpus = self
+                .counters
+                .get(&(counter as u32), 0)
+                .map_err(|error| Error::system("read the counters", std::io::Error::other(error)))?;
+            values.insert(name, cpus.iter().sum());
+        }
+        Ok(values)
+    }
+}

@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+
+//! The conntrack bypass: traffic of trusted load balancers between the uplinks and the pods, past netfilter.
+//!
+//! Invariant: both directions use one match. A packet qualifies when the load balancer's address is in a bypassing
+//! prefix, the pod's port and protocol are allowed for that prefix's group, and the connection was not opened by the
+//! pod. What qualifies but cannot be forwarded here (fragments, options, TTL, size) takes the stack, where an
+//! nftables rule with the same match keeps it out of conntrack too.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh,
+};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap};
+use aya_ebpf::programs::TcContext;
+use turnpike_ebpf_abi::bypass::FlowKey;
+use turnpike_ebpf_abi::{Addr, Counter, LbSource, PodEntry, PortKey, Uplink, Veth, names};
+
+use crate::packet::{
+    ETH_LEN, ETH_P_IP, ETH_P_IPV6, Ethernet, IP4_LEN, IP6_LEN, Ip4, Ip6, Packet, Ports, TCP, TcpStart, UDP,
+    addr4, addr6, largest_l3, skb,
+};
+
+#[map(name = "TPK_LB_SOURCES")]
+static LB_SOURCES: LpmTrie<Addr, LbSource> = LpmTrie::with_max_entries(names::MAX_LB_SOURCES, 0);
+#[map(name = "TPK_LB_PORTS")]
+static LB_PORTS: HashMap<PortKey, u8> = HashMap::with_max_entries(names::MAX_LB_PORTS, 0);
+#[map(name = "TPK_PODS")]
+static PODS: HashMap<Addr, PodEntry> = HashMap::with_max_entries(names::MAX_PODS, 0);
+#[map(name = "TPK_UPLINKS")]
+static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(names::MAX_UPLINKS, 0);
+#[map(name = "TPK_POD_FLOWS")]
+static POD_FLOWS: LruHashMap<FlowKey, u8> = LruHashMap::with_max_entries(names::MAX_POD_FLOWS, 0);
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+/// More-fragments flag and fragment offset.
+const FRAGMENT: u16 = 0x3fffu16.to_be();
+
+/// What became of a packet.
+pub enum Outcome {
+    /// Nothing to do with a load balancer.
+    NotOurs,
+    /// A load balancer's, but through the stack.
+    Stack(Counter),
+    /// On its way, with tc's verdict.
+    Redirected(i32, Counter),
+}
+
+/// The addresses of a packet.
+struct Ends {
+    source: Addr,
+    destination: Addr,
+    is_v4: bool,
+}
+
+/// What the match and the forwarding need beyond the addresses. Only packets that can be forwarded here have it.
+struct Transport {
+    protocol: u8,
+    source_be: u16,
+    destination_be: u16,
+    flags: u8,
+    /// Bytes of layer 3 and 4 headers.
+    headers: u32,
+    traffic_class: u8,
+}
+
+/// The longest header that is looked at.
+const REACH: usize = ETH_LEN + IP6_LEN + size_of::<TcpStart>();
+
+/// From an uplink to a pod.
+#[inline(always)]
+pub fn towards_pod(ctx: &TcContext) -> Outcome {
+    let Some((packet, ends)) = read(ctx) else {
+        return Outcome::NotOurs;
+    };
+    // SAFETY: entries are replaced by the agent only; a torn value makes one packet take another path.
+    let Some(pod) = (unsafe { PODS.get(ends.destination) }) else {
+        return Outcome::NotOurs;
+    };
+    let Some(source) = bypassing(&ends.source) else {
+        return Outcome::NotOurs;
+    };
+    if pod.flags & PodEntry::NO_BYPASS != 0 {
+        return Outcome::Stack(Counter::UplinkToStack);
+    }
+    // SAFETY: the kernel's context is valid for the whole program.
+    if source.uplinks != LbSource::ANY_UPLINK && !named(source, unsafe { (*skb(ctx)).ifindex }) {
+        return Outcome::Stack(Counter::UplinkWrongLink);
+    }
+    let Some(transport) = transport(&packet, ends.is_v4) else {
+        return Outcome::Stack(Counter::UplinkToStack);
+    };
+    let flow = FlowKey {
+        pod: ends.destination,
+        peer: ends.source,
+        pod_port_be: transport.destination_be,
+        peer_port_be: transport.source_be,
+    };
+    if !qualifies(source, transport.protocol, &flow) || largest_l3(ctx, transport.headers) > pod.mtu {
+        return Outcome::Stack(Counter::UplinkToStack);
+    }
+    if !rewrite_macs(&packet, pod) || !decrement(ctx, &packet, ends.is_v4) {
+        return Outcome::Stack(Counter::UplinkToStack);
+    }
+    // SAFETY: plain helper calls.
+    unsafe {
+        if pod.flags & PodEntry::LIMITED != 0 {
+            Outcome::Redirected(helpers::bpf_redirect(pod.ifindex, 0) as i32, Counter::UplinkBypassedLimited)
+        } else {
+            Outcome::Redirected(helpers::bpf_redirect_peer(pod.ifindex, 0) as i32, Counter::UplinkBypassed)
+        }
+    }
+}
+
+/// From a pod to an uplink. The source address was checked.
+#[inline(always)]
+pub fn from_pod(ctx: &TcContext, veth: &Veth) -> Outcome {
+    let Some((packet, ends)) = read(ctx) else {
+        return Outcome::NotOurs;
+    };
+    let Some(source) = bypassing(&ends.destination) else {
+        return Outcome::NotOurs;
+    };
+    let Some(transport) = transport(&packet, ends.is_v4) else {
+        return Outcome::Stack(Counter::PodToStack);
+    };
+    let flow = FlowKey {
+        pod: ends.source,
+        peer: ends.destination,
+        pod_port_be: transport.source_be,
+        peer_port_be: transport.destination_be,
+    };
+    if transport.protocol == TCP && transport.flags & (SYN | ACK) == SYN {
+        if source.flags & LbSource::TCP_ANY_PORT != 0 {
+            // When it cannot be remembered the connection still works, half of it past conntrack.
+            let _ = POD_FLOWS.insert(flow, 1, 0);
+        }
+        return Outcome::Stack(Counter::PodConnects);
+    }
+    if veth.flags & (Veth::LIMITED | Veth::NO_BYPASS) != 0 || !qualifies(source, transport.protocol, &flow) {
+        return Outcome::Stack(Counter::PodToStack);
+    }
+    leave(ctx, &packet, &ends, &transport, source)
+}
+
+/// Sends a packet that qualifies out of the uplink that the routes name.
+#[inline(always)]
+fn leave(ctx: &TcContext, packet: &Packet, ends: &Ends, transport: &Transport, source: &LbSource) -> Outcome {
+    let Some(hop) = route(ctx, packet, ends, transport) else {
+        return Outcome::Stack(Counter::PodToStack);
+    };
+    // SAFETY: as for every map of the agent's.
+    let Some(uplink) = (unsafe { UPLINKS.get(hop.ifindex) }) else {
+        return Outcome::Stack(Counter::PodToStack);
+    };
+    if !names(source, uplink) || largest_l3(ctx, transport.headers) > uplink.mtu {
+        return Outcome::Stack(Counter::PodToStack);
+    }
+    if !decrement(ctx, packet, ends.is_v4) {
+        return Outcome::Stack(Counter::PodToStack);
+    }
+    let mut neighbour = hop.neighbour;
+    // SAFETY: the pointer and the length describe one local value.
+    let verdict = unsafe {
+        helpers::bpf_redirect_neigh(hop.ifindex, &mut neighbour, size_of::<bpf_redir_neigh>() as i32, 0)
+    };
+    Outcome::Redirected(verdict as i32, Counter::PodBypassed)
+}
+
+/// Reads the addresses. `None` when it is not IP, is tagged, too short, or claims a mapped address on the wire.
+#[inline(always)]
+fn read(ctx: &TcContext) -> Option<(Packet, Ends)> {
+    // SAFETY: the kernel's context is valid for the whole program.
+    let (protocol, tagged) = unsafe { ((*skb(ctx)).protocol, (*skb(ctx)).vlan_present) };
+    if tagged != 0 {
+        return None;
+    }
+    if protocol == ETH_P_IP {
+        let packet = Packet::new(ctx, ETH_LEN + IP4_LEN + size_of::<TcpStart>());
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*packet.at::<Ip4>(ETH_LEN)? };
+        Some((packet, Ends { source: addr4(ip.source), destination: addr4(ip.destination), is_v4: true }))
+    } else if protocol == ETH_P_IPV6 {
+        let packet = Packet::new(ctx, REACH);
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*packet.at::<Ip6>(ETH_LEN)? };
+        let ends = Ends { source: addr6(ip.source), destination: addr6(ip.destination), is_v4: false };
+        if ends.source.is_mapped() || ends.destination.is_mapped() {
+            return None;
+        }
+        Some((packet, ends))
+    } else {
+        None
+    }
+}
+
+/// Reads what the match needs; `None` for everything that the stack has to handle.
+#[inline(always)]
+fn transport(packet: &Packet, is_v4: bool) -> Option<Transport> {
+    let (offset, protocol, traffic_class) = if is_v4 {
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*packet.at::<Ip4>(ETH_LEN)? };
+        if ip.version_ihl != 0x45 || ip.fragment_be & FRAGMENT != 0 || ip.ttl <= 1 {
+            return None;
+        }
+        (ETH_LEN + IP4_LEN, ip.protocol, ip.tos)
+    } else {
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*packet.at::<Ip6>(ETH_LEN)? };
+        let [first, _] = ip.first;
+        let first = u16::from_be(first);
+        if first >> 12 != 6 || ip.hop_limit <= 1 {
+            return None;
+        }
+        (ETH_LEN + IP6_LEN, ip.next_header, (first >> 4) as u8)
+    };
+    let l3 = (offset - ETH_LEN) as u32;
+    match protocol {
+        TCP => {
+            // SAFETY: `at` checked the bounds.
+            let tcp = unsafe { &*packet.at::<TcpStart>(offset)? };
+            Some(Transport {
+                protocol,
+                source_be: tcp.source_be,
+                destination_be: tcp.destination_be,
+                flags: tcp.flags,
+                headers: l3 + u32::from(tcp.data_offset >> 4) * 4,
+                traffic_class,
+            })
+        }
+        UDP => {
+            // SAFETY: `at` checked the bounds.
+            let ports = unsafe { &*packet.at::<Ports>(offset)? };
+            Some(Transport {
+                protocol,
+                source_be: ports.source_be,
+                destination_be: ports.destination_be,
+                flags: 0,
+                headers: l3 + 8,
+                traffic_class,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The entry of a load balancer whose traffic bypasses.
+#[inline(always)]
+fn bypassing(address: &Addr) -> Option<&'static LbSource> {
+    let source = LB_SOURCES.get(Key::new(128, *address))?;
+    // SAFETY: map values outlive the program run.
+    let source: &'static LbSource = unsafe { &*core::ptr::from_ref(source) };
+    (source.flags & LbSource::BYPASS != 0).then_some(source)
+}
+
+/// The trust that a source has, for TOA.
+#[inline(always)]
+pub fn toa_format(address: &Addr) -> u32 {
+    LB_SOURCES.get(Key::new(128, *address)).map_or(0, |source| source.toa_format)
+}
+
+/// Whether the port rules allow it and the pod did not open it itself.
+#[inline(always)]
+fn qualifies(source: &LbSource, protocol: u8, flow: &FlowKey) -> bool {
+    if protocol == TCP && source.flags & LbSource::TCP_ANY_PORT != 0 {
+        // SAFETY: only presence is asked.
+        return unsafe { POD_FLOWS.get(flow) }.is_none();
+    }
+    let key = PortKey::new(source.group, protocol, u16::from_be(flow.pod_port_be));
+    // SAFETY: only presence is asked.
+    unsafe { LB_PORTS.get(key) }.is_some()
+}
+
+/// Whether the link that a packet came through is named for its source.
+#[inline(always)]
+fn named(source: &LbSource, ifindex: u32) -> bool {
+    // SAFETY: as for every map of the agent's.
+    unsafe { UPLINKS.get(ifindex) }.is_some_and(|uplink| names(source, uplink))
+}
+
+#[inline(always)]
+fn names(source: &LbSource, uplink: &Uplink) -> bool {
+    source.uplinks >> (uplink.index & 31) & 1 != 0
+}
+
+/// A next hop.
+struct Hop {
+    ifindex: u32,
+    neighbour: bpf_redir_neigh,
+}
+
+/// Asks the kernel's routes, as forwarding would.
+#[inline(always)]
+fn route(ctx: &TcContext, packet: &Packet, ends: &Ends, transport: &Transport) -> Option<Hop> {
+    // SAFETY: all-zero is a valid value of this plain struct and of its unions.
+    let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    lookup.l4_protocol = transport.protocol;
+    lookup.sport = transport.source_be;
+    lookup.dport = transport.destination_be;
+    // SAFETY: the kernel's context is valid; union fields are written, and read back as the family says.
+    unsafe {
+        lookup.ifindex = (*skb(ctx)).ifindex;
+        if ends.is_v4 {
+            let ip = &*packet.at::<Ip4>(ETH_LEN)?;
+            lookup.family = AF_INET;
+            lookup.__bindgen_anon_2.tos = transport.traffic_class;
+            lookup.__bindgen_anon_3.ipv4_src = join4(ip.source);
+            lookup.__bindgen_anon_4.ipv4_dst = join4(ip.destination);
+        } else {
+            let ip = &*packet.at::<Ip6>(ETH_LEN)?;
+            let [first, second] = ip.first;
+            lookup.family = AF_INET6;
+            lookup.__bindgen_anon_2.flowinfo = join4([first & 0x0fffu16.to_be(), second]);
+            lookup.__bindgen_anon_3.ipv6_src = join6(ip.source);
+            lookup.__bindgen_anon_4.ipv6_dst = join6(ip.destination);
+        }
+        let result =
+            helpers::bpf_fib_lookup(skb(ctx).cast(), &mut lookup, size_of::<bpf_fib_lookup>() as i32, 0)
+                as u32;
+        // Without a neighbour yet, `redirect_neigh` resolves it.
+        if result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH {
+            return None;
+        }
+        let mut neighbour: bpf_redir_neigh = core::mem::zeroed();
+        neighbour.nh_family = u32::from(lookup.family);
+        if lookup.family == AF_INET {
+            neighbour.__bindgen_anon_1.ipv4_nh = lookup.__bindgen_anon_4.ipv4_dst;
+        } else {
+            neighbour.__bindgen_anon_1.ipv6_nh = lookup.__bindgen_anon_4.ipv6_dst;
+        }
+        Some(Hop { ifindex: lookup.ifindex, neighbour })
+    }
+}
+
+#[inline(always)]
+fn join4(words: [u16; 2]) -> u32 {
+    let [low, high] = words;
+    u32::from(low) | u32::from(high) << 16
+}
+
+#[inline(always)]
+fn join6(words: [u16; 8]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h] = words;
+    [join4([a, b]), join4([c, d]), join4([e, f]), join4([g, h])]
+}
+
+/// Addresses the frame to the pod.
+#[inline(always)]
+fn rewrite_macs(packet: &Packet, pod: &PodEntry) -> bool {
+    let Some(ethernet) = packet.at::<Ethernet>(0) else {
+        return false;
+    };
+    // SAFETY: `at` checked the bounds; the kernel made the header writable because this program writes.
+    unsafe {
+        (*ethernet).destination = mac(&pod.pod_mac);
+        (*ethernet).source = mac(&pod.host_mac);
+    }
+    true
+}
+
+#[inline(always)]
+fn mac(bytes: &[u8; 6]) -> [u16; 3] {
+    let [a, b, c, d, e, f] = *bytes;
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
+}
+
+/// Takes one from the TTL or hop limit. A checksum that the card computed over the packet stays right.
+#[inline(always)]
+fn decrement(ctx: &TcContext, packet: &Packet, is_v4: bool) -> bool {
+    if is_v4 {
+        let Some(ip) = packet.at::<Ip4>(ETH_LEN) else {
+            return false;
+        };
+        // RFC 1624 §3: the word (TTL, protocol) falls by 0x0100, so the checksum rises by as much, end-around.
+        // SAFETY: `at` checked the bounds.
+        unsafe {
+            let sum = u32::from((*ip).check) + u32::from(0x0100u16.to_be());
+            (*ip).check = (sum + u32::from(sum >= 0xffff)) as u16;
+            (*ip).ttl -= 1;
+        }
+    } else {
+        let Some(ip) = packet.at::<Ip6>(ETH_LEN) else {
+            return false;
+        };
+        // SAFETY: `at` checked the bounds; the helper leaves packets without such a checksum alone.
+        unsafe {
+            let old = u16::from_ne_bytes([(*ip).next_header, (*ip).hop_limit]);
+            (*ip).hop_limit -= 1;
+            let new = u16::from_ne_bytes([(*ip).next_header, (*ip).hop_limit]);
+            helpers::bpf_csum_update(skb(ctx), u32::from(!old) + u32::from(new));
+        }
+    }
+    true
+}

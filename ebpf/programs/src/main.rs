@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+
+//! The eBPF programs: load-balancer bypass, anti-spoofing, CE marking, TOA.
+//!
+//! Owner: `ebpf/`. Each entry point here ends in one exhaustive match from outcome to verdict; everything else is in
+//! the modules. tc programs answer `TC_ACT_UNSPEC` for "go on", so that other TCX programs and tc filters still run.
+
+#![no_std]
+#![no_main]
+
+mod bypass;
+mod count;
+mod mark;
+mod packet;
+mod spoof;
+mod toa;
+
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, sock_ops};
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext, TcContext};
+
+/// Let the packet go on through the stack.
+const PASS: i32 = -1;
+/// Drop the packet.
+const DROP: i32 = 2;
+
+/// tc ingress on an uplink: packets of trusted load balancers straight into the pod.
+#[classifier]
+pub fn uplink(ctx: TcContext) -> i32 {
+    match bypass::towards_pod(&ctx) {
+        bypass::Outcome::NotOurs => PASS,
+        bypass::Outcome::Stack(counter) => {
+            count::add(counter);
+            PASS
+        }
+        bypass::Outcome::Redirected(verdict, counter) => {
+            count::add(counter);
+            verdict
+        }
+    }
+}
+
+/// tc ingress on a host veth: only the pod's own addresses; then the reverse of `uplink`.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    let veth = match spoof::check(&ctx) {
+        spoof::Checked::Drop(counter) => {
+            count::add(counter);
+            return DROP;
+        }
+        spoof::Checked::Local => return PASS,
+        spoof::Checked::Ip(veth) => veth,
+    };
+    match bypass::from_pod(&ctx, veth) {
+        bypass::Outcome::NotOurs => PASS,
+        bypass::Outcome::Stack(counter) => {
+            count::add(counter);
+            PASS
+        }
+        bypass::Outcome::Redirected(verdict, counter) => {
+            count::add(counter);
+            verdict
+        }
+    }
+}
+
+/// tc egress on a limited link: the virtual queue. Never drops.
+#[classifier]
+pub fn mark(ctx: TcContext) -> i32 {
+    match mark::mark(&ctx) {
+        mark::Outcome::Unlimited
+        | mark::Outcome::Below
+        | mark::Outcome::NotCapable
+        | mark::Outcome::Marked => PASS,
+    }
+}
+
+/// Finds the client's address when a connection from a load balancer is accepted.
+#[sock_ops]
+pub fn toa_sockops(ctx: SockOpsContext) -> u32 {
+    match toa::event(&ctx) {
+        toa::Outcome::Counted(counter) => count::add(counter),
+        toa::Outcome::Nothing => {}
+    }
+    1
+}
+
+/// Answers getpeername() on IPv4 sockets with the client's address.
+#[cgroup_sock_addr(getpeername4)]
+pub fn toa_getpeername4(ctx: SockAddrContext) -> i32 {
+    toa::peer4(&ctx);
+    1
+}
+
+/// Answers getpeername() on IPv6 sockets with the client's address.
+#[cgroup_sock_addr(getpeername6)]
+pub fn toa_getpeername6(ctx: SockAddrContext) -> i32 {
+    toa::peer6(&ctx);
+    1
+}
+
+/// The licence that GPL-only helpers ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses an object in which this can be reached.
+    loop {}
+}

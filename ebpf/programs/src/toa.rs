@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+
+//! TOA: gives accepted connections the client's address that a load balancer wrote into a TCP option.
+//!
+//! When a connection is established, its third ACK (or the first data packet) is searched, then the saved SYN, then
+//! a bounded number of later packets. Trust: only where the connection's peer is a configured load balancer, and
+//! only that one's format. What was found lies in socket storage; getpeername() and accept() read it there.
+//! Everything else is counted and left as it is.
+//!
+//! Left out: UDP, and IPv6 clients of IPv4 sockets (an IPv4 socket address cannot say them).
+
+mod options;
+
+use aya_ebpf::bindings::{
+    BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_addr, bpf_sock_ops,
+};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::Array;
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+use turnpike_ebpf_abi::{Addr, Counter, ToaConfig, ToaSock};
+
+use options::Found;
+
+#[map(name = "TPK_TOA_CONF")]
+static CONFIG: Array<ToaConfig> = Array::with_max_entries(1, 0);
+#[btf_map(name = "TPK_TOA_SOCK")]
+static SOCKETS: SkStorage<ToaSock> = SkStorage::new();
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const IPPROTO_TCP: i32 = 6;
+const TCP_SAVE_SYN: i32 = 27;
+/// The saved SYN from its TCP header on (linux/bpf.h).
+const TCP_BPF_SYN: i32 = 1005;
+
+/// What is to be counted.
+pub enum Outcome {
+    /// Nothing.
+    Nothing,
+    /// An event.
+    Counted(Counter),
+}
+
+/// A socket event.
+#[inline(always)]
+pub fn event(ctx: &SockOpsContext) -> Outcome {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(ctx),
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => later_packet(ctx),
+        _ => Outcome::Nothing,
+    }
+}
+
+/// Lets a listener keep the SYNs, where a load balancer writes there only.
+#[inline(always)]
+fn listen(ctx: &SockOpsContext) -> Outcome {
+    let save = CONFIG.get(0).is_some_and(|config| config.flags & ToaConfig::SAVE_SYN != 0);
+    if save {
+        let mut on: i32 = 1;
+        // A kernel that refuses it finds no option in SYNs; connections work all the same.
+        // SAFETY: the pointer and the length describe one local value.
+        unsafe {
+            helpers::bpf_setsockopt(
+                ctx.ops.cast(),
+                IPPROTO_TCP,
+                TCP_SAVE_SYN,
+                (&raw mut on).cast(),
+                size_of::<i32>() as i32,
+            )
+        };
+    }
+    Outcome::Nothing
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext) -> Outcome {
+    let Some(peer) = peer(ctx) else {
+        return Outcome::Nothing;
+    };
+    let format = crate::bypass::toa_format(&peer);
+    if format == 0 {
+        return match options::looks_like_toa(ctx.ops) {
+            true => Outcome::Counted(Counter::ToaUntrusted),
+            false => Outcome::Nothing,
+        };
+    }
+    let Some(record) = storage(ctx, BPF_SK_STORAGE_GET_F_CREATE as u64) else {
+        return Outcome::Counted(Counter::ToaMiss);
+    };
+    let (late, save_syn) = CONFIG
+        .get(0)
+        .map_or((0, false), |config| (config.late_packets, config.flags & ToaConfig::SAVE_SYN != 0));
+    record.state = ToaSock::PENDING;
+    record.format = format as u8;
+    record.tries = late.min(255) as u8;
+    options::copy_from_packet(ctx.ops, record);
+    let mut found = options::search(record, false);
+    if found == Found::Nothing && save_syn {
+        options::copy_from_syn(ctx.ops, record);
+        found = options::search(record, true);
+    }
+    settle(ctx, record, found)
+}
+
+/// A packet of a connection whose option was not seen yet.
+#[inline(always)]
+fn later_packet(ctx: &SockOpsContext) -> Outcome {
+    let Some(record) = storage(ctx, 0) else {
+        return Outcome::Nothing;
+    };
+    if record.state != ToaSock::PENDING {
+        watch(ctx, false);
+        return Outcome::Nothing;
+    }
+    options::copy_from_packet(ctx.ops, record);
+    let found = options::search(record, false);
+    settle(ctx, record, found)
+}
+
+/// Draws the conclusion from one packet.
+#[inline(always)]
+fn settle(ctx: &SockOpsContext, record: &mut ToaSock, found: Found) -> Outcome {
+    match found {
+        Found::Client => {
+            record.state = ToaSock::FOUND;
+            watch(ctx, false);
+            Outcome::Counted(Counter::ToaHit)
+        }
+        Found::Malformed => {
+            forget(ctx);
+            Outcome::Counted(Counter::ToaMalformed)
+        }
+        Found::Nothing if record.tries == 0 => {
+            forget(ctx);
+            Outcome::Counted(Counter::ToaMiss)
+        }
+        Found::Nothing => {
+            record.tries -= 1;
+            watch(ctx, true);
+            Outcome::Nothing
+        }
+    }
+}
+
+/// Asks for, or ends, a call for each packet. Other programs' wishes are kept.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext, on: bool) {
+    let flags = ctx.cb_flags();
+    let flag = BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG;
+    let wanted = if on { flags | flag } else { flags & !flag };
+    if wanted != flags {
+        let _ = ctx.set_cb_flags(wanted as i32);
+    }
+}
+
+/// Gives up on a connection: it keeps the load balancer's address.
+#[inline(always)]
+fn forget(ctx: &SockOpsContext) {
+    watch(ctx, false);
+    let socket = socket(ctx);
+    if !socket.is_null() {
+        // SAFETY: our map, and a socket that the verifier knows to be one.
+        unsafe { helpers::bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), socket.cast()) };
+    }
+}
+
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> *mut bpf_sock {
+    // SAFETY: the kernel's context is valid for the whole program.
+    unsafe { (*ctx.ops).__bindgen_anon_2.sk }
+}
+
+#[inline(always)]
+fn storage(ctx: &SockOpsContext, flags: u64) -> Option<&'static mut ToaSock> {
+    let socket = socket(ctx);
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: our map, a socket that the verifier knows to be one, and no initial value (zeroes). The record lives as
+    // long as the socket, whose lock the kernel holds during these events.
+    unsafe {
+        helpers::bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            socket.cast(),
+            core::ptr::null_mut(),
+            flags,
+        )
+        .cast::<ToaSock>()
+        .as_mut()
+    }
+}
+
+/// The other end's address.
+#[inline(always)]
+fn peer(ctx: &SockOpsContext) -> Option<Addr> {
+    let ops: *mut bpf_sock_ops = ctx.ops;
+    // Volatile, and all of them before the decision: LLVM would otherwise share one load at a computed offset between
+    // the two families, or merge two fields into one load, and the verifier refuses either.
+    // SAFETY: the kernel's context is valid for the whole program.
+    let (family, v4, v6) = unsafe {
+        let words = (&raw const (*ops).remote_ip6).cast::<u32>();
+        (
+            (&raw const (*ops).family).read_volatile(),
+            (&raw const (*ops).remote_ip4).read_volatile(),
+            [
+                words.read_volatile(),
+                words.add(1).read_volatile(),
+                words.add(2).read_volatile(),
+                words.add(3).read_volatile(),
+            ],
+        )
+    };
+    match family {
+        AF_INET => Some(Addr::from_v4(v4.to_ne_bytes())),
+        AF_INET6 => Some(from_words(v6)),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn from_words(words: [u32; 4]) -> Addr {
+    // SAFETY: the same 16 bytes in the same order.
+    Addr(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
+}
+
+/// What is known of the socket that getpeername() was called on.
+#[inline(always)]
+fn known(ctx: &SockAddrContext) -> Option<&'static ToaSock> {
+    // SAFETY: the kernel's context is valid, its socket is one; our map; the record lives as long as the socket.
+    let record = unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        helpers::bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            socket.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
+        .cast::<ToaSock>()
+        .as_ref()?
+    };
+    (record.state == ToaSock::FOUND).then_some(record)
+}
+
+/// getpeername() on an IPv4 socket.
+#[inline(always)]
+pub fn peer4(ctx: &SockAddrContext) {
+    let Some(record) = known(ctx) else {
+        return;
+    };
+    let words = words(record);
+    let [a, b, c, d] = words;
+    if a | b == 0 && c == 0xffff_0000u32.to_le() {
+        let address: *mut bpf_sock_addr = ctx.sock_addr;
+        // SAFETY: the kernel's context is valid for the whole program.
+        unsafe { (&raw mut (*address).user_ip4).write_volatile(d) };
+        set_port(ctx, record);
+    }
+}
+
+/// getpeername() on an IPv6 socket; IPv4 clients show as `::ffff:a.b.c.d`.
+#[inline(always)]
+pub fn peer6(ctx: &SockAddrContext) {
+    let Some(record) = known(ctx) else {
+        return;
+    };
+    let [a, b, c, d] = words(record);
+    let address: *mut bpf_sock_addr = ctx.sock_addr;
+    // Volatile: merged into wider stores the verifier would refuse them.
+    // SAFETY: the kernel's context is valid for the whole program.
+    unsafe {
+        let field = (&raw mut (*address).user_ip6).cast::<u32>();
+        field.write_volatile(a);
+        field.add(1).write_volatile(b);
+        field.add(2).write_volatile(c);
+        field.add(3).write_volatile(d);
+    }
+    set_port(ctx, record);
+}
+
+#[inline(always)]
+fn set_port(ctx: &SockAddrContext, record: &ToaSock) {
+    let port = record.port_be;
+    if port != 0 {
+        let address: *mut bpf_sock_addr = ctx.sock_addr;
+        // SAFETY: the kernel's context is valid for the whole program.
+        unsafe { (&raw mut (*address).user_port).write_volatile(u32::from(port)) };
+    }
+}
+
+#[inline(always)]
+fn words(record: &ToaSock) -> [u32; 4] {
+    // SAFETY: the same 16 bytes in the same order; the record is aligned to four.
+    unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(record.client) }
+}
