@@ -1,0 +1,205 @@
+//! Contradictions that types cannot rule out.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use turnpike_bgp_wire::{Asn, Prefix};
+
+use super::{Bfd, Config, Network, Part, Peer, PolicyChoice, Problem, RemoteAs};
+
+/// Longest shutdown communication in octets (RFC 9003 §2).
+const LONGEST_SHUTDOWN: usize = 255;
+/// Twelve bits of seconds (RFC 4724 §3).
+const LONGEST_RESTART: u16 = 4095;
+
+/// Milliseconds between BFD packets: below, a scheduler's hiccup looks like a failure.
+const SHORTEST_BFD: u32 = 10;
+/// Beyond, BGP's own hold timer is as good.
+const LONGEST_BFD: u32 = 60_000;
+
+impl Config {
+    /// Every contradiction within the file, without line numbers.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let mut found = Found(Vec::new());
+        if self.asn == Some(Asn(0)) {
+            found.add("asn", "AS 0 is never used (RFC 7607)", "give your own AS number, such as 65001");
+        }
+        if self.router_id.is_some_and(|id| id.to_u32() == 0) {
+            found.add(
+                "router_id",
+                "0.0.0.0 is no BGP identifier (RFC 6286)",
+                "use an IPv4 address of this host",
+            );
+        }
+        if self.graceful_restart.restart_time > LONGEST_RESTART {
+            let field = "graceful_restart.restart_time";
+            found.add(field, "the restart time has twelve bits (RFC 4724 §3)", "use at most 4095 seconds");
+        }
+        if self.kernel.table == 0 {
+            found.add("kernel.table", "there is no routing table 0", "use 254 for the main table");
+        }
+        for (name, policy) in &self.policies {
+            let place = format!("policies.{name}");
+            if PolicyChoice::RESERVED.contains(&name.as_str()) {
+                found.add(place.clone(), format!("`{name}` means something else"), "choose another name");
+            }
+            for (index, rule) in policy.rules.iter().enumerate() {
+                for set in rule.when.prefix_sets.iter().filter(|set| !self.prefix_sets.contains_key(*set)) {
+                    let field = format!("{place}.rule[{index}].when.prefix_sets");
+                    found.add(field, format!("there is no prefix set `{set}`"), "define it in [prefix_sets]");
+                }
+            }
+        }
+        check_peers("peer", &self.peers, self.asn, &mut found);
+        check_networks("network", &self.networks, &mut found);
+        for (index, peer) in self.peers.iter().enumerate() {
+            for (direction, choice) in [("import", &peer.import), ("export", &peer.export)] {
+                if let PolicyChoice::Named(name) = choice
+                    && !self.policies.contains_key(name)
+                {
+                    found.add(
+                        format!("peer[{index}].{direction}"),
+                        format!("there is no policy `{name}`"),
+                        format!("define [policies.{name}], or use accept-all or reject-all"),
+                    );
+                }
+            }
+        }
+        found.0
+    }
+}
+
+impl Part {
+    /// Every contradiction within the part; whether its policies exist is for the whole to say.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let mut found = Found(Vec::new());
+        let word = !self.owner.is_empty()
+            && self.owner.len() <= 64
+            && !self.owner.starts_with('.')
+            && self.owner.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if !word || self.owner == "file" {
+            found.add(
+                "owner",
+                format!("`{}` cannot be an owner", self.owner),
+                "use 1 to 64 letters, digits, `-`, `_` or `.`, and not `file`",
+            );
+        }
+        if self.asn == Some(Asn(0)) {
+            found.add("asn", "AS 0 is never used (RFC 7607)", "give your own AS number");
+        }
+        if self.router_id.is_some_and(|id| id.to_u32() == 0) {
+            found.add(
+                "router_id",
+                "0.0.0.0 is no BGP identifier (RFC 6286)",
+                "use an IPv4 address of this host",
+            );
+        }
+        check_peers("peers", &self.peers, self.asn, &mut found);
+        check_networks("networks", &self.networks, &mut found);
+        found.0
+    }
+}
+
+struct Found(Vec<Problem>);
+
+impl Found {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Problem {
+            line: None,
+            field: field.into(),
+            message: message.into(),
+            remedy: Some(remedy.into()),
+        });
+    }
+}
+
+fn check_peers(list: &str, peers: &[Peer], own: Option<Asn>, found: &mut Found) {
+    let mut names = BTreeSet::new();
+    let mut addresses: BTreeSet<(IpAddr, Option<&str>)> = BTreeSet::new();
+    for (index, peer) in peers.iter().enumerate() {
+        let place = |field: &str| format!("{list}[{index}].{field}");
+        if !names.insert(peer.label()) {
+            found.add(
+                place("name"),
+                format!("two peers are called `{}`", peer.label()),
+                "choose another name",
+            );
+        }
+        if !addresses.insert((peer.address, peer.interface.as_deref())) {
+            let message = format!("two peers have the address {}", peer.address);
+            found.add(place("address"), message, "remove one of them");
+        }
+        check_peer(&place, peer, own, found);
+    }
+}
+
+fn check_peer(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, found: &mut Found) {
+    if matches!(peer.hold_time, 1 | 2) {
+        let message = "RFC 4271 §4.2 allows 0 or at least 3 seconds";
+        found.add(place("hold_time"), message, "use 3 or more; 90 is usual");
+    }
+    if peer.families.is_empty() {
+        found.add(place("families"), "a session without a family carries nothing", "name ipv4, ipv6 or both");
+    }
+    let external = match (peer.remote_as, own) {
+        (RemoteAs::Number(asn), Some(own)) => asn != own,
+        _ => false,
+    };
+    if peer.rr_client && external {
+        let message = "an external peer cannot be a route reflector client (RFC 4456)";
+        found.add(place("rr_client"), message, "reflection is for internal peers; remove it");
+    }
+    if peer.ttl == Some(0) {
+        found.add(place("ttl"), "packets with TTL 0 never leave", "use 1 to 255");
+    }
+    if peer.ttl_security == Some(0) {
+        found.add(place("ttl_security"), "a peer is at least one hop away", "use 1 if directly connected");
+    }
+    if peer.ttl.is_some() && peer.ttl_security.is_some() {
+        let message = "with ttl_security the TTL is always 255 (RFC 5082)";
+        found.add(place("ttl"), message, "remove ttl");
+    }
+    if peer.shutdown.as_ref().is_some_and(|text| text.len() > LONGEST_SHUTDOWN) {
+        let message = "a shutdown communication has at most 255 octets (RFC 9003 §2)";
+        found.add(place("shutdown"), message, "shorten it");
+    }
+    let link_local = matches!(peer.address, IpAddr::V6(address) if address.is_unicast_link_local());
+    if link_local != peer.interface.is_some() {
+        let (message, remedy) = if link_local {
+            ("a link-local address needs its interface", "add `interface = \"…\"`")
+        } else {
+            ("only a link-local address has an interface", "remove it")
+        };
+        found.add(place("interface"), message, remedy);
+    }
+    if let Some(bfd) = &peer.bfd {
+        check_bfd(place, bfd, found);
+    }
+    if peer.local_address.is_some_and(|local| local.is_ipv4() != peer.address.is_ipv4()) {
+        let message = "our address and the peer's are of different families";
+        found.add(place("local_address"), message, "give an address of the same family");
+    }
+}
+
+fn check_bfd(place: &dyn Fn(&str) -> String, bfd: &Bfd, found: &mut Found) {
+    if !(SHORTEST_BFD..=LONGEST_BFD).contains(&bfd.interval_ms) {
+        let remedy = format!("use {SHORTEST_BFD} to {LONGEST_BFD} milliseconds; 300 is usual");
+        found.add(place("bfd.interval_ms"), "no sensible interval between BFD packets", remedy);
+    }
+    if bfd.multiplier == 0 {
+        let message = "a multiplier of zero is no detection time (RFC 5880 §4.1)";
+        found.add(place("bfd.multiplier"), message, "use 3");
+    }
+}
+
+fn check_networks(list: &str, networks: &[Network], found: &mut Found) {
+    let mut seen: BTreeSet<Prefix> = BTreeSet::new();
+    for (index, network) in networks.iter().enumerate() {
+        if !seen.insert(network.prefix) {
+            let message = format!("{} is listed twice", network.prefix);
+            found.add(format!("{list}[{index}].prefix"), message, "remove one of them");
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! Groups of peers that are told the same (RFC 4271 §9.1.3, Adj-RIBs-Out).
+//!
+//! A group holds one Adj-RIB-Out. What a member has been told follows from it: everything but the entries whose
+//! path came from that member. A change is encoded once and its bytes go to all members in step. A member that is
+//! not in step (new, asking again, or slow to read) has a place in a walk over the Adj-RIB-Out and a set of
+//! prefixes that changed behind it; it is told their present state when it has room, so a slow peer costs a set of
+//! prefixes and delays nobody.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use prefix_trie::PrefixMap;
+
+use super::attrs::PathAttrs;
+use super::export::{ExportCache, GroupKey};
+use super::flush::Packer;
+use super::table::{Dest, FamilyRib, Origination, TablePrefix};
+use super::{RibOutput, Shared};
+use crate::query::PeerId;
+
+/// Prefixes handled in one step.
+pub(super) const PIECE: usize = 8192;
+
+/// A group's number; groups are served in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct GroupId(u32);
+
+/// A place in a walk in prefix order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cursor<P> {
+    Start,
+    After(P),
+    Done,
+}
+
+impl<P: TablePrefix> Cursor<P> {
+    /// The walk has been past the prefix.
+    pub(super) fn has_passed(self, prefix: P) -> bool {
+        match self {
+            Cursor::Start => false,
+            Cursor::After(last) => prefix <= last,
+            Cursor::Done => true,
+        }
+    }
+
+    /// Entries of a map from here on, in order.
+    pub(super) fn rest<T>(self, map: &PrefixMap<P, T>) -> Option<prefix_trie::map::Iter<'_, P, T>> {
+        match self {
+            Cursor::Start => Some(map.iter()),
+            Cursor::After(last) => Some(map.iter_from(&last, false)),
+            Cursor::Done => None,
+        }
+    }
+}
+
+/// What the group is told about a prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Advert {
+    pub(super) attrs: Arc<PathAttrs>,
+    pub(super) from: Origination,
+}
+
+/// A peer in a group.
+#[derive(Debug)]
+pub(super) struct Member<P> {
+    pub(super) walk: Cursor<P>,
+    /// Behind the walk, and not yet told.
+    pub(super) pending: BTreeSet<P>,
+    /// The walk is not the first: what is ahead of it has been told before.
+    again: bool,
+    /// BoRR is to be sent before the walk (RFC 7313).
+    begin_refresh: bool,
+    /// EoRR is to be sent after it.
+    end_refresh: bool,
+    /// End-of-RIB is to be sent once the member is in step.
+    end_of_rib: bool,
+}
+
+impl<P: TablePrefix> Member<P> {
+    fn new() -> Self {
+        Self {
+            walk: Cursor::Start,
+            pending: BTreeSet::new(),
+            again: false,
+            begin_refresh: false,
+            end_refresh: false,
+            end_of_rib: true,
+        }
+    }
+
+    fn in_step(&self) -> bool {
+        self.walk == Cursor::Done && self.pending.is_empty()
+    }
+
+    /// Notes a change for a member that cannot be told at once.
+    fn note(&mut self, prefix: P, withdrawn: bool) {
+        if self.walk.has_passed(prefix) || withdrawn && self.again {
+            self.pending.insert(prefix);
+        }
+    }
+}
+
+/// Peers that are told the same.
+#[derive(Debug)]
+pub(super) struct Group<P: TablePrefix> {
+    pub(super) key: GroupKey,
+    /// The Adj-RIB-Out.
+    pub(super) out: PrefixMap<P, Advert>,
+    /// How many entries came from each source.
+    by_source: HashMap<Origination, usize>,
+    pub(super) members: BTreeMap<PeerId, Member<P>>,
+    /// The walk over the Loc-RIB that fills `out` for the first time.
+    build: Cursor<P>,
+    dirty: Vec<P>,
+    /// `dirty` is in order and without repetitions: sorting it for each piece would be quadratic.
+    sorted: bool,
+}
+
+impl<P: TablePrefix> FamilyRib<P> {
+    /// A peer is to be told everything.
+    pub(super) fn join(&mut self, shared: &mut Shared, peer: PeerId) {
+        self.join_as(shared, peer, Member::new());
+    }
+
+    fn join_as(&mut self, shared: &mut Shared, peer: PeerId, member: Member<P>) {
+        let Some(key) = shared.peer(peer).and_then(|held| GroupKey::of(held, P::FAMILY, shared)) else {
+            return;
+        };
+        if let Some(group) = self.groups.values_mut().find(|group| group.key == key) {
+            group.members.insert(peer, member);
+            return;
+        }
+        let mut group = Group {
+            key,
+            out: PrefixMap::default(),
+            by_source: HashMap::new(),
+            members: BTreeMap::new(),
+            build: Cursor::Start,
+            dirty: Vec::new(),
+            sorted: true,
+        };
+        group.members.insert(peer, member);
+        self.groups.insert(GroupId(self.next_group), group);
+        self.next_group += 1;
+    }
+
+    /// A peer's session is over.
+    pub(super) fn leave(&mut self, _: &mut Shared, peer: PeerId) {
+        self.groups.retain(|_, group| {
+            group.members.remove(&peer);
+            !group.members.is_empty()
+        });
+    }
+
+    /// Moves a peer to the group that its configuration now calls for. What it was told before and would not be
+    /// told there is withdrawn.
+    pub(super) fn regroup(&mut self, shared: &mut Shared, peer: PeerId) {
+        let Some(held) = shared.peer(peer) else { return };
+        let Some(key) = GroupKey::of(held, P::FAMILY, shared) else { return };
+        let Some(group) = self.groups.values_mut().find(|group| group.members.contains_key(&peer)) else {
+            return;
+        };
+        if group.key == key {
+            return;
+        }
+        let Some(mut member) = group.members.remove(&peer) else { return };
+        member.pending.extend(group.out.keys());
+        member.walk = Cursor::Start;
+        member.again = true;
+        self.groups.retain(|_, group| !group.members.is_empty());
+        self.join_as(shared, peer, member);
+    }
+
+    /// The peer asks for everything again (RFC 2918).
+    pub(super) fn send_again(&mut self, shared: &mut Shared, peer: PeerId) {
+        let enhanced = shared
+            .peer(peer)
+            .and_then(|held| held.session.as_ref())
+            .is_some_and(|session| session.enhanced_refresh);
+        if let Some(member) = self.groups.values_mut().find_map(|group| group.members.get_mut(&peer)) {
+            member.walk = Cursor::Start;
+            member.again = true;
+            // Before End-of-RIB there are no markers (RFC 7313 §4); it closes this walk as well.
+            let marked = enhanced && !member.end_of_rib;
+            member.begin_refresh = marked;
+            member.end_refresh = marked;
+        }
+    }
+
+    /// Prefixes announced to a peer.
+    pub(super) fn advertised(&self, peer: PeerId) -> usize {
+        let group = self.groups.values().find(|group| group.members.contains_key(&peer));
+        group.map_or(0, |group| {
+            let own = group.by_source.get(&peer.into()).copied().unwrap_or_default();
+            group.out.len() - own
+        })
+    }
+
+    /// Tells some peers something; `false` if there was nothing to tell, or nobody with room to take it.
+    pub(super) fn tell_some(&mut self, shared: &mut Shared) -> bool {
+        self.groups.values_mut().any(|group| {
+            group.build_some(&self.table, shared)
+                || group.tell_changes(&self.table, shared)
+                || group.walk_some(shared)
+                || group.catch_up_some(shared)
+                || group.finish_some(shared)
+        })
+    }
+}
+
+impl<P: TablePrefix> Group<P> {
+    /// A prefix's best path has changed.
+    pub(super) fn mark(&mut self, prefix: P) {
+        if self.build.has_passed(prefix) {
+            self.dirty.push(prefix);
+            self.sorted = false;
+        }
+    }
+
+    fn build_some(&mut self, table: &PrefixMap<P, Dest>, shared: &mut Shared) -> bool {
+        let Some(rest) = self.build.rest(table) else { return false };
+        let mut cache = ExportCache::default();
+        let mut seen = 0;
+        let mut last = None;
+        for (prefix, dest) in rest.take(PIECE) {
+            seen += 1;
+            last = Some(prefix);
+            if let Some(advert) = advert(&self.key, prefix, dest, shared, &mut cache) {
+                *self.by_source.entry(advert.from).or_default() += 1;
+                self.out.insert(prefix, advert);
+            }
+        }
+        self.build = match last {
+            Some(last) if seen == PIECE => Cursor::After(last),
+            _ => Cursor::Done,
+        };
+        true
+    }
+
+    /// Works out what changed for the group, tells the members in step, and notes it for the others.
+    fn tell_changes(&mut self, table: &PrefixMap<P, Dest>, shared: &mut Shared) -> bool {
+        if self.dirty.is_empty() {
+            return false;
+        }
+        if !std::mem::replace(&mut self.sorted, true) {
+            self.dirty.sort_unstable();
+            self.dirty.dedup();
+        }
+        let rest = self.dirty.len().saturating_sub(PIECE);
+        let batch = self.dirty.split_off(rest);
+        let audience: Vec<PeerId> = self
+            .members
+            .iter()
+            .filter(|(peer, member)| member.in_step() && shared.has_room(**peer))
+            .map(|(peer, _)| *peer)
+            .collect();
+        let late: Vec<PeerId> =
+            self.members.keys().filter(|peer| !audience.contains(peer)).copied().collect();
+        let mut packer = Packer::new();
+        let mut cache = ExportCache::default();
+        for prefix in batch {
+            let new = table.get(&prefix).and_then(|dest| advert(&self.key, prefix, dest, shared, &mut cache));
+            let Some((old, new)) = self.replace(prefix, new) else { continue };
+            for peer in &late {
+                if let Some(member) = self.members.get_mut(peer) {
+                    let from_itself = new.as_ref().is_some_and(|new| new.from == (*peer).into());
+                    member.note(prefix, new.is_none() || from_itself);
+                }
+            }
+            packer.change(prefix, old.as_ref(), new.as_ref());
+        }
+        packer.send(&self.key, &audience, shared);
+        true
+    }
+
+    /// Puts the new advert in the place of the old one; `None` if they are the same.
+    fn replace(&mut self, prefix: P, new: Option<Advert>) -> Option<(Option<Advert>, Option<Advert>)> {
+        let old = self.out.get(&prefix);
+        let same = match (old, &new) {
+            (None, None) => true,
+            (Some(old), Some(new)) => Arc::ptr_eq(&old.attrs, &new.attrs) && old.from == new.from,
+            _ => false,
+        };
+        if same {
+            return None;
+        }
+        let old = match &new {
+            Some(new) => {
+                *self.by_source.entry(new.from).or_default() += 1;
+                self.out.insert(prefix, new.clone())
+            }
+            None => self.out.remove(&prefix),
+        };
+        if let Some(count) = old.as_ref().and_then(|old| self.by_source.get_mut(&old.from)) {
+            *count -= 1;
+        }
+        Some((old, new))
+    }
+
+    /// Takes members that stand at the same place of the walk a piece further.
+    fn walk_some(&mut self, shared: &mut Shared) -> bool {
+        let can_walk =
+            |peer: &PeerId, member: &Member<P>| member.walk != Cursor::Done && shared.has_room(*peer);
+        let Some(walk) =
+            self.members.iter().find(|(peer, member)| can_walk(peer, member)).map(|(_, m)| m.walk)
+        else {
+            return false;
+        };
+        let audience: Vec<PeerId> = self
+            .members
+            .iter()
+            .filter(|(peer, member)| member.walk == walk && can_walk(peer, member))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in &audience {
+            let member = self.members.get_mut(peer);
+            if member.is_some_and(|member| std::mem::take(&mut member.begin_refresh)) {
+                super::flush::send_refresh_marker(*peer, P::FAMILY, true, shared);
+            }
+        }
+        let mut packer = Packer::new();
+        let mut seen = 0;
+        let mut last = None;
+        for (prefix, advert) in walk.rest(&self.out).into_iter().flatten().take(PIECE) {
+            seen += 1;
+            last = Some(prefix);
+            packer.change(prefix, None, Some(advert));
+        }
+        packer.send(&self.key, &audience, shared);
+        let next = match last {
+            Some(last) if seen == PIECE => Cursor::After(last),
+            _ => Cursor::Done,
+        };
+        for peer in &audience {
+            if let Some(member) = self.members.get_mut(peer) {
+                member.walk = next;
+            }
+        }
+        true
+    }
+
+    /// Tells a member the present state of prefixes that changed while it was not in step.
+    fn catch_up_some(&mut self, shared: &mut Shared) -> bool {
+        let waiting = self
+            .members
+            .iter_mut()
+            .find(|(peer, member)| !member.pending.is_empty() && shared.has_room(**peer));
+        let Some((peer, member)) = waiting else { return false };
+        let peer = *peer;
+        let mut packer = Packer::new();
+        for _ in 0..PIECE {
+            let Some(prefix) = member.pending.pop_first() else { break };
+            match self.out.get(&prefix).filter(|advert| advert.from != peer.into()) {
+                Some(advert) => packer.change(prefix, None, Some(advert)),
+                None => packer.withdraw(prefix),
+            }
+        }
+        packer.send(&self.key, &[peer], shared);
+        true
+    }
+
+    /// Sends the markers that close a walk.
+    fn finish_some(&mut self, shared: &mut Shared) -> bool {
+        let mut any = false;
+        for (peer, member) in self.members.iter_mut().filter(|(_, member)| member.in_step()) {
+            member.again = false;
+            if std::mem::take(&mut member.end_refresh) {
+                super::flush::send_refresh_marker(*peer, P::FAMILY, false, shared);
+                any = true;
+            }
+            if member.end_of_rib && shared.may_end {
+                member.end_of_rib = false;
+                super::flush::send_end_of_rib(*peer, P::FAMILY, shared);
+                shared.out.push_back(RibOutput::EndOfRibSent { peer: *peer, family: P::FAMILY });
+                any = true;
+            }
+        }
+        any
+    }
+}
+
+fn advert<P: TablePrefix>(
+    key: &GroupKey,
+    prefix: P,
+    dest: &Dest,
+    shared: &mut Shared,
+    cache: &mut ExportCache,
+) -> Option<Advert> {
+    let best = dest.best()?;
+    let attrs = shared.export(key, prefix.into(), best, cache)?;
+    Some(Advert { attrs, from: best.from })
+}

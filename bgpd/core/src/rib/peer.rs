@@ -1,0 +1,108 @@
+//! A peer as the RIBs see it.
+
+use std::net::IpAddr;
+
+use turnpike_bgp_wire::{EncodeContext, Families, Family, PerFamily, RouterId};
+
+use crate::config::{ExportNextHop, MaxPrefix, PeerConfig, PolicyChoice};
+use crate::query::PeerId;
+
+/// How paths from a peer are judged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ImportRules {
+    pub(super) policy: PolicyChoice,
+    pub(super) allow_own_as: u8,
+}
+
+/// What an Established session means for the RIBs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SessionFacts {
+    pub(crate) router_id: RouterId,
+    pub(crate) local: IpAddr,
+    pub(crate) families: Families,
+    pub(crate) encode: EncodeContext,
+    pub(crate) extended_next_hop: bool,
+    pub(crate) enhanced_refresh: bool,
+}
+
+/// A peer as the RIBs see it. Outlives its sessions, as its paths may.
+#[derive(Debug)]
+pub(crate) struct RibPeer {
+    pub(crate) id: PeerId,
+    pub(super) addr: IpAddr,
+    pub(super) scope: u32,
+    pub(super) remote_as: turnpike_bgp_wire::Asn,
+    pub(super) internal: bool,
+    pub(super) client: bool,
+    pub(super) import: ImportRules,
+    pub(super) export: PolicyChoice,
+    pub(super) next_hop: ExportNextHop,
+    pub(super) max_prefix: Option<MaxPrefix>,
+    /// Of the present or last session.
+    pub(super) router_id: RouterId,
+    pub(super) session: Option<SessionFacts>,
+    /// Paths with another number than this are left over from before.
+    pub(super) generation: PerFamily<u16>,
+    pub(crate) received: PerFamily<usize>,
+    pub(crate) accepted: PerFamily<usize>,
+    pub(super) over_limit: PerFamily<bool>,
+    pub(super) discarded: PerFamily<bool>,
+    /// UPDATE bytes handed to the shell that have not left yet.
+    pub(super) unsent: usize,
+}
+
+impl RibPeer {
+    pub(crate) fn new(id: PeerId, config: &PeerConfig, internal: bool) -> Self {
+        Self {
+            id,
+            addr: config.remote,
+            scope: config.transport.scope,
+            remote_as: config.remote_as,
+            internal,
+            client: config.rr_client && internal,
+            import: ImportRules { policy: config.import.clone(), allow_own_as: config.allow_own_as },
+            export: config.export.clone(),
+            next_hop: config.next_hop,
+            max_prefix: config.max_prefix,
+            router_id: RouterId::from_u32(0),
+            session: None,
+            generation: PerFamily::default(),
+            received: PerFamily::default(),
+            accepted: PerFamily::default(),
+            over_limit: PerFamily::default(),
+            discarded: PerFamily::default(),
+            unsent: 0,
+        }
+    }
+
+    /// Takes over what configuration decides and keeps what sessions have led to.
+    pub(super) fn take_config_of(&mut self, other: RibPeer) {
+        self.scope = other.scope;
+        self.remote_as = other.remote_as;
+        self.internal = other.internal;
+        self.client = other.client;
+        self.import = other.import;
+        self.export = other.export;
+        self.next_hop = other.next_hop;
+        if self.max_prefix != other.max_prefix {
+            self.max_prefix = other.max_prefix;
+            self.over_limit = PerFamily::default();
+        }
+    }
+
+    pub(super) fn begin(&mut self, session: SessionFacts) {
+        self.router_id = session.router_id;
+        for family in Family::ALL {
+            self.next_generation(family);
+        }
+        self.over_limit = PerFamily::default();
+        self.discarded = PerFamily::default();
+        self.unsent = 0;
+        self.session = Some(session);
+    }
+
+    pub(super) fn next_generation(&mut self, family: Family) {
+        let generation = self.generation.get_mut(family);
+        *generation = generation.wrapping_add(1);
+    }
+}

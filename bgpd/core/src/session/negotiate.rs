@@ -1,0 +1,209 @@
+//! OPEN: what we say, and what both sides can do.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use turnpike_bgp_wire::{
+    AfiSafi, Capability, Cause, DecodeContext, EncodeContext, Families, Family, GracefulRestartCapability,
+    MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open, OpenError, PerFamily, RouterId,
+};
+
+use super::{Connection, Local};
+use crate::config::PeerConfig;
+
+/// What our OPEN says about graceful restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RestartBits {
+    /// R: we have restarted and are still waiting for peers.
+    pub(crate) restarted: bool,
+    /// N.
+    pub(crate) notification: bool,
+    /// Restart Time.
+    pub(crate) restart_time: Duration,
+    /// Families whose forwarding outlived our restart.
+    pub(crate) preserved: Families,
+}
+
+/// What the peer promised about its restarts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PeerGraceful {
+    /// R.
+    pub(crate) restarted: bool,
+    /// N, of both sides.
+    pub(crate) notification: bool,
+    pub(crate) restart_time: Duration,
+    /// Families of its capability, with their F bits.
+    pub(crate) families: PerFamily<Option<bool>>,
+}
+
+/// What a session has agreed on.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Negotiated {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) router_id: RouterId,
+    pub(crate) hold_time: Duration,
+    pub(crate) families: Families,
+    pub(crate) decode: DecodeContext,
+    pub(crate) encode: EncodeContext,
+    pub(crate) extended_next_hop: bool,
+    pub(crate) route_refresh: bool,
+    pub(crate) enhanced_refresh: bool,
+    /// Both sides do graceful restart.
+    pub(crate) graceful: Option<PeerGraceful>,
+    /// The peer announced graceful restart in some form: it sends End-of-RIB.
+    pub(crate) sends_end_of_rib: bool,
+    /// In words.
+    pub(crate) capabilities: Vec<String>,
+}
+
+/// Our OPEN.
+pub(super) fn our_open(config: &PeerConfig, local: &Local, ever_established: bool) -> Open {
+    let mut capabilities: Vec<Capability> =
+        config.families.members().map(|family| Capability::Multiprotocol(family.code())).collect();
+    capabilities.push(Capability::RouteRefresh);
+    capabilities.push(Capability::EnhancedRouteRefresh);
+    capabilities.push(Capability::ExtendedMessage);
+    if config.extended_next_hop && config.families.ipv4 {
+        capabilities.push(Capability::ExtendedNextHop(vec![(Family::Ipv4.code(), Family::Ipv6.code().afi)]));
+    }
+    if let Some(restart) = local.restart.filter(|_| config.graceful_restart) {
+        // F: after a restart what the shell found; within one process forwarding never stops (RFC 4724 §3).
+        let forwarding = |family| ever_established || restart.restarted && restart.preserved.contains(family);
+        capabilities.push(Capability::GracefulRestart(GracefulRestartCapability {
+            restarted: restart.restarted,
+            notification: restart.notification,
+            restart_time: restart.restart_time.as_secs() as u16,
+            families: config.families.members().map(|family| (family.code(), forwarding(family))).collect(),
+        }));
+    }
+    capabilities.push(Capability::FourOctetAs(local.asn));
+    Open {
+        asn: local.asn,
+        hold_time: config.hold_time.as_secs() as u16,
+        router_id: local.router_id,
+        capabilities,
+    }
+}
+
+/// Checks the peer's OPEN against the configuration (RFC 4271 §6.2).
+pub(super) fn check(open: &Open, config: &PeerConfig, local: &Local) -> Result<(), Notification> {
+    let error = |error| Err(Notification::new(Cause::Open(error)));
+    if open.asn != config.remote_as {
+        return error(OpenError::BadPeerAs);
+    }
+    // RFC 6286 §2.2: unique inside an AS.
+    if open.asn == local.asn && open.router_id == local.router_id {
+        return error(OpenError::BadIdentifier);
+    }
+    Ok(())
+}
+
+/// Puts both sides' words together.
+pub(super) fn negotiate(
+    theirs: &Open,
+    config: &PeerConfig,
+    local: &Local,
+    conn: &Connection,
+) -> Result<Negotiated, Notification> {
+    let families = common_families(theirs, config);
+    if families.is_empty() {
+        return Err(missing_families(config));
+    }
+    let four_octet_as = theirs.has(|capability| matches!(capability, Capability::FourOctetAs(_)));
+    let extended_message = theirs.has(|capability| *capability == Capability::ExtendedMessage);
+    let extended_next_hop = config.extended_next_hop
+        && theirs.has(|capability| {
+            let wanted = (Family::Ipv4.code(), Family::Ipv6.code().afi);
+            matches!(capability, Capability::ExtendedNextHop(list) if list.contains(&wanted))
+        });
+    let route_refresh = theirs.has(|capability| *capability == Capability::RouteRefresh);
+    let enhanced_refresh = theirs.has(|capability| *capability == Capability::EnhancedRouteRefresh);
+    let hold = theirs.hold_time.min(config.hold_time.as_secs() as u16);
+    let graceful = theirs.capabilities.iter().rev().find_map(|capability| match capability {
+        Capability::GracefulRestart(value) => Some(value),
+        _ => None,
+    });
+    Ok(Negotiated {
+        local: conn.local,
+        remote: conn.remote,
+        router_id: theirs.router_id,
+        hold_time: Duration::from_secs(u64::from(hold)),
+        families,
+        decode: DecodeContext {
+            internal: theirs.asn == local.asn,
+            four_octet_as,
+            families,
+            add_path: Families::NONE,
+            extended_next_hop,
+        },
+        encode: EncodeContext {
+            four_octet_as,
+            add_path_ipv4: false,
+            add_path_ipv6: false,
+            max_message: if extended_message { MAX_EXTENDED_MESSAGE } else { MAX_MESSAGE },
+        },
+        extended_next_hop,
+        route_refresh,
+        enhanced_refresh: enhanced_refresh && route_refresh,
+        graceful: graceful.and_then(|value| peer_graceful(value, config, local, families)),
+        sends_end_of_rib: graceful.is_some(),
+        capabilities: words(theirs, families, extended_next_hop),
+    })
+}
+
+/// Without any multiprotocol capability the peer speaks IPv4 (RFC 4760 §8).
+fn common_families(theirs: &Open, config: &PeerConfig) -> Families {
+    let announced: Vec<AfiSafi> = theirs
+        .capabilities
+        .iter()
+        .filter_map(|capability| match capability {
+            Capability::Multiprotocol(family) => Some(*family),
+            _ => None,
+        })
+        .collect();
+    let theirs = match announced.is_empty() {
+        true => Families { ipv4: true, ipv6: false },
+        false => PerFamily::from_fn(|family| announced.contains(&family.code())),
+    };
+    theirs.and(config.families)
+}
+
+/// RFC 5492 §5: the data are the capabilities that we miss.
+fn missing_families(config: &PeerConfig) -> Notification {
+    let mut data = Vec::new();
+    for family in config.families.members() {
+        let AfiSafi { afi, safi } = family.code();
+        let [high, low] = afi.to_be_bytes();
+        data.extend_from_slice(&[1, 4, high, low, 0, safi]);
+    }
+    Notification::with_data(Cause::Open(OpenError::UnsupportedCapability), data)
+}
+
+fn peer_graceful(
+    theirs: &GracefulRestartCapability,
+    config: &PeerConfig,
+    local: &Local,
+    families: Families,
+) -> Option<PeerGraceful> {
+    let ours = local.restart.filter(|_| config.graceful_restart)?;
+    Some(PeerGraceful {
+        restarted: theirs.restarted,
+        notification: theirs.notification && ours.notification,
+        restart_time: Duration::from_secs(u64::from(theirs.restart_time)),
+        families: PerFamily::from_fn(|family| {
+            theirs.forwarding(family).filter(|_| families.contains(family))
+        }),
+    })
+}
+
+/// Capabilities in force, in words.
+fn words(theirs: &Open, families: Families, extended_next_hop: bool) -> Vec<String> {
+    let in_force = |capability: &Capability| match capability {
+        Capability::Multiprotocol(family) => family.family().is_some_and(|family| families.contains(family)),
+        Capability::ExtendedNextHop(_) => extended_next_hop,
+        Capability::AddPath(_) | Capability::Unknown { .. } => false,
+        _ => true,
+    };
+    theirs.capabilities.iter().filter(|capability| in_force(capability)).map(ToString::to_string).collect()
+}

@@ -1,0 +1,122 @@
+//! A new configuration, as differences from the one in force.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use turnpike_bgp_wire::{Cease, Notification};
+
+use super::Speaker;
+use crate::config::{Config, PeerConfig};
+use crate::event::Event;
+use crate::query::PeerId;
+use crate::rib::RibPeer;
+use crate::session::Session;
+
+/// What a changed peer needs.
+#[derive(PartialEq, Eq, Debug)]
+enum Change {
+    /// Nothing on the wire: policies and the like.
+    Quiet,
+    /// The session was built on something else.
+    Reset,
+    /// Down by the operator's wish.
+    ShutDown,
+}
+
+impl Speaker {
+    pub(super) fn configure(&mut self, new: Config) {
+        let errors = new.check();
+        if !errors.is_empty() {
+            return self.event(Event::ConfigRefused { errors });
+        }
+        let old = std::mem::replace(&mut self.config, new.clone());
+        let identity = |config: &Config| (config.asn, config.router_id, config.cluster_id());
+        let reborn = identity(&old) != identity(&new);
+        let wanted: HashMap<IpAddr, &PeerConfig> = new.peers.iter().map(|peer| (peer.remote, peer)).collect();
+        let gone: Vec<PeerId> = self
+            .peers
+            .iter()
+            .flatten()
+            .filter(|peer| {
+                let keep = match peer.dynamic {
+                    true => {
+                        new.listen_ranges == old.listen_ranges
+                            && !wanted.contains_key(&peer.session.config.remote)
+                    }
+                    false => wanted.contains_key(&peer.session.config.remote),
+                };
+                !keep || reborn
+            })
+            .map(|peer| peer.id)
+            .collect();
+        let farewell = Self::cease(if reborn { Cease::ConfigurationChange } else { Cease::PeerDeconfigured });
+        for peer in gone {
+            self.stop_peer(peer, &farewell, true);
+            self.drop_peer(peer);
+        }
+        self.rib.configure(&old, &new);
+        let local = self.local();
+        for peer in self.peers.iter_mut().flatten() {
+            peer.session.local = local.clone();
+        }
+        for peer in new.peers {
+            match self.by_address.get(&peer.remote).copied() {
+                Some(id) => self.change_peer(id, peer),
+                None => {
+                    self.add_peer(peer, false);
+                }
+            }
+        }
+    }
+
+    fn change_peer(&mut self, id: PeerId, new: PeerConfig) {
+        let Some(held) = self.peer_mut(id) else { return };
+        let old = std::mem::replace(&mut held.session.config, new.clone());
+        if old == new {
+            return;
+        }
+        match change(&old, &new) {
+            Change::Quiet => {}
+            Change::Reset => {
+                self.stop_peer(id, &Self::cease(Cease::ConfigurationChange), false);
+                self.forget_stale(id);
+            }
+            Change::ShutDown => {
+                let text = new.shutdown.as_deref().unwrap_or_default();
+                self.stop_peer(id, &Notification::shutdown(Cease::AdministrativeShutdown, text), true);
+                self.forget_stale(id);
+            }
+        }
+        let internal = new.remote_as == self.config.asn;
+        self.rib.set_peer(RibPeer::new(id, &new, internal));
+        self.on_session(id, Session::start);
+    }
+
+    /// Nobody waits any more for a peer that was changed while it was away.
+    pub(super) fn forget_stale(&mut self, id: PeerId) {
+        let Some(held) = self.peer_mut(id) else { return };
+        if held.helper.take().is_some() {
+            for family in turnpike_bgp_wire::Family::ALL {
+                let count = self.rib.drop_paths(id, family);
+                self.tell_swept(id, family, count, crate::event::SweepReason::Ended);
+            }
+        }
+    }
+}
+
+fn change(old: &PeerConfig, new: &PeerConfig) -> Change {
+    if new.shutdown.is_some() {
+        return if old.shutdown.is_some() { Change::Quiet } else { Change::ShutDown };
+    }
+    let on_wire = |peer: &PeerConfig| {
+        (
+            peer.remote_as,
+            peer.transport.clone(),
+            peer.hold_time,
+            peer.families,
+            peer.graceful_restart,
+            peer.extended_next_hop,
+        )
+    };
+    if on_wire(old) == on_wire(new) { Change::Quiet } else { Change::Reset }
+}

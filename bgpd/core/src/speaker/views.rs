@@ -1,0 +1,93 @@
+//! Read-only views.
+
+use super::Speaker;
+use super::peer::Peer;
+use turnpike_bgp_wire::Prefix;
+
+use crate::query::{PathView, PeerId, PeerView, Select, SessionView, SpeakerView, Table};
+
+impl Speaker {
+    /// The speaker as a whole.
+    pub fn view(&self) -> SpeakerView {
+        let peers = || self.peers.iter().flatten();
+        SpeakerView {
+            asn: self.config.asn,
+            router_id: self.config.router_id,
+            cluster_id: self.config.cluster_id(),
+            starting: !self.startup.is_done(),
+            peers: peers().count(),
+            established: peers().filter(|peer| peer.agreed.is_some()).count(),
+            prefixes: self.rib.prefixes(),
+            paths: self.rib.paths(),
+            attribute_sets: self.rib.attribute_sets(),
+            nexthops: self.rib.nexthops(),
+        }
+    }
+
+    /// All peers, in the order of their numbers.
+    pub fn peers(&self) -> Vec<PeerView> {
+        self.peers.iter().flatten().map(|peer| self.view_peer(peer)).collect()
+    }
+
+    /// One peer.
+    pub fn peer(&self, peer: PeerId) -> Option<PeerView> {
+        self.peer_ref(peer).map(|held| self.view_peer(held))
+    }
+
+    /// Paths of a table in prefix order, at most `limit`.
+    pub fn rib(&self, table: Table, select: Select, limit: usize) -> Vec<PathView> {
+        self.rib_after(table, select, None, limit)
+    }
+
+    /// The same, going on behind the prefix `after`.
+    pub fn rib_after(
+        &self,
+        table: Table,
+        select: Select,
+        after: Option<Prefix>,
+        limit: usize,
+    ) -> Vec<PathView> {
+        self.rib.view(table, select, after, limit)
+    }
+
+    fn view_peer(&self, peer: &Peer) -> PeerView {
+        let session = &peer.session;
+        let counts = self.rib.shared.peer(peer.id);
+        PeerView {
+            id: peer.id,
+            name: peer.name(),
+            remote: session.config.remote,
+            remote_as: session.config.remote_as,
+            internal: session.internal(),
+            rr_client: session.config.rr_client,
+            dynamic: peer.dynamic,
+            state: session.state(),
+            since: peer.since,
+            session: view_session(peer),
+            flaps: session.flaps,
+            last_error: session.last_error.clone(),
+            last_notification: session.last_notification.clone(),
+            stale_until: peer.helper.map(|helper| helper.until),
+            counters: session.counters,
+            received: counts.map(|counts| counts.received).unwrap_or_default(),
+            accepted: counts.map(|counts| counts.accepted).unwrap_or_default(),
+            advertised: self.rib.advertised(peer.id),
+        }
+    }
+}
+
+fn view_session(peer: &Peer) -> Option<SessionView> {
+    let agreed = peer.agreed.as_ref()?;
+    Some(SessionView {
+        local: agreed.local,
+        remote: agreed.remote,
+        router_id: agreed.router_id,
+        hold_time: agreed.hold_time,
+        families: agreed.families,
+        capabilities: agreed.capabilities.clone(),
+        peer_restart_time: agreed.graceful.as_ref().map(|graceful| graceful.restart_time),
+        end_of_rib_received: peer.end_of_rib_received,
+        end_of_rib_sent: peer.end_of_rib_sent,
+        unsent: peer.session.established().map_or(0, |conn| conn.unsent),
+    })
+}

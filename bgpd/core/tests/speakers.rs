@@ -1,0 +1,29 @@
+//! Speakers in one process, joined by pipes in memory, on virtual time.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that goes wrong should stop at once"
+)]
+
+#[path = "speakers/world.rs"]
+mod world;
+
+#[path = "speakers/graceful.rs"]
+mod graceful;
+#[path = "speakers/paths.rs"]
+mod paths;
+#[path = "speakers/policies.rs"]
+mod policies;
+#[path = "speakers/random.rs"]
+mod random;
+#[path = "speakers/reflector.rs"]
+mod reflector;
+#[path = "speakers/robust.rs"]
+mod robust;
+#[path = "speakers/routes.rs"]
+mod routes;
+#[path = "speakers/sessions.rs"]
+mod sessions;

@@ -1,0 +1,111 @@
+//! Writes to disk, in order, on a thread of their own: an fsync can take seconds, and a KEEPALIVE must not wait.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::oneshot;
+use tracing::error;
+
+/// Tells how a write went; dropped with the thread.
+pub(crate) type Done = oneshot::Receiver<io::Result<()>>;
+
+#[derive(Debug)]
+enum Work {
+    Replace { path: PathBuf, content: Vec<u8> },
+    Remove { path: PathBuf },
+}
+
+/// The queue to the thread. Dropping it waits until everything is written.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    queue: Option<mpsc::Sender<(Work, oneshot::Sender<io::Result<()>>)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Disk {
+    pub(crate) fn start() -> Result<Self> {
+        let (queue, work) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("disk".to_owned())
+            .spawn(move || write_all(&work))
+            .context("cannot start the disk thread")?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Puts `content` in the place of a file's; after a crash the old or the new one is there.
+    pub(crate) fn replace(&self, path: PathBuf, content: Vec<u8>) -> Done {
+        self.hand_over(Work::Replace { path, content })
+    }
+
+    /// Removes a file, which may be missing.
+    pub(crate) fn remove(&self, path: PathBuf) -> Done {
+        self.hand_over(Work::Remove { path })
+    }
+
+    fn hand_over(&self, work: Work) -> Done {
+        let (done, outcome) = oneshot::channel();
+        if let Some(queue) = &self.queue {
+            // Without the thread the outcome's sender is dropped, which tells.
+            let _ = queue.send((work, done));
+        }
+        outcome
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_all(work: &mpsc::Receiver<(Work, oneshot::Sender<io::Result<()>>)>) {
+    while let Ok((work, done)) = work.recv() {
+        let (path, result) = match work {
+            Work::Replace { path, content } => {
+                let result = replace(&path, &content);
+                (path, result)
+            }
+            Work::Remove { path } => {
+                let result = remove(&path);
+                (path, result)
+            }
+        };
+        if let Err(failure) = &result {
+            error!(path = %path.display(), %failure, "cannot write");
+        }
+        // Whoever asked may not care.
+        let _ = done.send(result);
+    }
+}
+
+/// See [`Disk::replace`].
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_dir(path)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_dir(path),
+    }
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}

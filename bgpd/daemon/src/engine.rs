@@ -1,0 +1,376 @@
+//! The engine: one task that owns the speaker and does what it says.
+//!
+//! Contract with the core: hand in what happened, then drain outputs. Outputs are taken in small helpings, and
+//! between two helpings the engine looks at its channels and at the clock, so that a KEEPALIVE never waits behind
+//! work on the RIBs. Nothing in here waits for a socket, the kernel or a caller.
+
+mod configure;
+mod loading;
+mod outputs;
+mod requests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+
+use anyhow::{Context as _, Result};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{info, info_span, warn};
+use turnpike_bgp_core::{CloseReason, ConnId, Input, PathState, Resolution, Shutdown, Speaker};
+use turnpike_bgpd_api::{Config, Prefix};
+
+use self::loading::Loading;
+use crate::bfd::Bfd;
+use crate::clock::Clock;
+use crate::connection::Connection;
+use crate::control::Ask;
+use crate::disk::Disk;
+use crate::host::Host;
+use crate::kernel::{Kernel, KernelEvent, KernelRoute, Leave};
+use crate::listener::{Accepted, Listeners};
+use crate::merge::Merged;
+use crate::parts::PartStore;
+use crate::restart::RestartRecord;
+
+/// Outputs done before channels and clock are looked at again.
+const HELPING: usize = 128;
+/// Inputs taken at one go.
+const GULP: usize = 64;
+/// Messages from all connections that may wait for the engine; readers wait when it is full.
+const INPUT_QUEUE: usize = 64;
+/// How long the last words to peers may take when the daemon ends for good.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The end of a connection attempt.
+type Attempt = (ConnId, Result<TcpStream, CloseReason>);
+
+/// Why the engine ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Another process takes over: peers and kernel keep our routes.
+    Restart,
+    /// For good, with a text for peers.
+    Final { message: String },
+}
+
+/// What comes from outside the BGP connections.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    /// Requests of the control socket and of the metrics server.
+    pub(crate) asks: mpsc::Receiver<Ask>,
+    /// The file changed, or SIGHUP.
+    pub(crate) reload: mpsc::Receiver<()>,
+    /// SIGTERM and the like.
+    pub(crate) stop: mpsc::Receiver<Stop>,
+}
+
+/// What the engine is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Config,
+    pub(crate) disk: Disk,
+    pub(crate) store: PartStore,
+    pub(crate) record: RestartRecord,
+    pub(crate) host: Host,
+    pub(crate) kernel: Kernel,
+    pub(crate) kernel_events: mpsc::UnboundedReceiver<KernelEvent>,
+}
+
+/// See the module's documentation.
+pub(crate) struct Engine {
+    clock: Clock,
+    path: PathBuf,
+    /// The last good file.
+    file: Config,
+    /// Why the file as it stands is not in force.
+    file_problem: Option<String>,
+    disk: Disk,
+    store: PartStore,
+    record: RestartRecord,
+    host: Host,
+    merged: Merged,
+    speaker: Option<Speaker>,
+    kernel: Kernel,
+    /// Route changes of the present helping.
+    routes: Vec<(Prefix, Option<KernelRoute>)>,
+    /// Told to end by a request.
+    ending: Option<Stop>,
+    leaving: bool,
+    listeners: Listeners,
+    bfd: Bfd,
+    connections: BTreeMap<ConnId, Connection>,
+    attempts: BTreeMap<ConnId, AbortHandle>,
+    writers: JoinSet<()>,
+    loading: Loading,
+    accepted_so_far: u64,
+    inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    attempted: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
+    accepted: mpsc::Receiver<Accepted>,
+    kernel_events: mpsc::UnboundedReceiver<KernelEvent>,
+}
+
+impl Engine {
+    /// Takes the configuration in and starts listening. Must be called within the runtime.
+    pub(crate) fn start(parts: Parts, clock: Clock) -> Result<Self> {
+        let (accepted_in, accepted) = mpsc::channel(INPUT_QUEUE);
+        let bfd = Bfd::start(parts.file.bfd.socket.clone());
+        let mut engine = Self {
+            clock,
+            path: parts.path,
+            file: parts.file,
+            file_problem: None,
+            disk: parts.disk,
+            store: parts.store,
+            record: parts.record,
+            host: parts.host,
+            merged: Merged::default(),
+            speaker: None,
+            kernel: parts.kernel,
+            routes: Vec::new(),
+            ending: None,
+            leaving: false,
+            listeners: Listeners::new(accepted_in),
+            bfd,
+            connections: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            writers: JoinSet::new(),
+            loading: Loading::default(),
+            accepted_so_far: 0,
+            inputs: mpsc::channel(INPUT_QUEUE),
+            attempted: mpsc::channel(INPUT_QUEUE),
+            accepted,
+            kernel_events: parts.kernel_events,
+        };
+        if let Err(problems) = engine.configure() {
+            anyhow::bail!("{}", problems.join("; "));
+        }
+        engine.listen().context("cannot listen for peers")?;
+        Ok(engine)
+    }
+
+    /// Runs until told to stop.
+    pub(crate) async fn run(mut self, mut channels: Channels) {
+        loop {
+            if let Some(stop) = self.ending.take() {
+                self.leave(stop).await;
+                return;
+            }
+            let busy = self.work();
+            let deadline = self.speaker.as_ref().and_then(Speaker::poll_timeout);
+            let deadline = deadline.map(|deadline| self.clock.instant(deadline));
+            let pause = pin!(pause(busy, deadline));
+            tokio::select! {
+                biased;
+                Some(stop) = channels.stop.recv() => self.ending = Some(stop),
+                Some(news) = self.bfd.next() => {
+                    let paths = self.bfd.take(news);
+                    self.take_paths(paths);
+                }
+                Some(input) = self.inputs.1.recv() => self.take_inputs(input),
+                Some(accepted) = self.accepted.recv() => self.take_accepted(accepted),
+                Some((conn, result)) = self.attempted.1.recv() => self.take_attempt(conn, result),
+                Some(event) = self.kernel_events.recv() => self.take_kernel_event(&event),
+                Some(ask) = channels.asks.recv() => self.take_ask(ask),
+                Some(()) = channels.reload.recv() => self.loading.begin(&self.path, None),
+                Some(loaded) = self.loading.finished() => self.take_file(loaded),
+                Some(_) = self.writers.join_next() => {}
+                () = pause => {}
+            }
+        }
+    }
+
+    /// Lets due timers fire and does a helping of outputs; true if there is more to do.
+    fn work(&mut self) -> bool {
+        let now = self.clock.now();
+        let Some(speaker) = &mut self.speaker else { return false };
+        if speaker.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            speaker.handle_timeout(now);
+        }
+        let mut busy = true;
+        for _ in 0..HELPING {
+            let Some(output) = self.speaker.as_mut().and_then(Speaker::poll_output) else {
+                busy = false;
+                break;
+            };
+            self.perform(output);
+        }
+        self.flush_routes();
+        busy
+    }
+
+    fn flush_routes(&mut self) {
+        if !self.routes.is_empty() {
+            self.kernel.routes(self.routes.drain(..));
+        }
+    }
+
+    fn hand_in(&mut self, input: Input) {
+        let now = self.clock.now();
+        if let Some(speaker) = &mut self.speaker {
+            speaker.handle(now, input);
+        }
+    }
+
+    fn take_kernel_event(&mut self, event: &KernelEvent) {
+        match event {
+            KernelEvent::Resolved(nexthop, resolution) => {
+                self.hand_in(Input::Nexthop { nexthop: *nexthop, resolution: usable(resolution) });
+            }
+            KernelEvent::Host => self.follow_host(),
+        }
+    }
+
+    fn take_inputs(&mut self, first: Input) {
+        for input in gulp(first, &mut self.inputs.1) {
+            if let Input::Closed { conn, .. } = &input {
+                self.connections.remove(conn);
+            }
+            self.hand_in(input);
+        }
+    }
+
+    fn take_accepted(&mut self, accepted: Accepted) {
+        let Accepted { stream, local, remote } = accepted;
+        if self.speaker.is_none() {
+            return;
+        }
+        let ip = remote.ip().to_canonical();
+        if let Some(transport) = self.merged.transports.get(&ip)
+            && let Err(error) = transport.dress(socket2::SockRef::from(&stream), remote.is_ipv6())
+        {
+            warn!(%remote, %error, "cannot set up an accepted connection");
+            return;
+        }
+        self.accepted_so_far += 1;
+        let conn = ConnId::Incoming(self.accepted_so_far);
+        self.open(conn, stream);
+        self.hand_in(Input::Accepted { conn, local, remote });
+    }
+
+    fn take_paths(&mut self, paths: Vec<(IpAddr, PathState)>) {
+        for (remote, path) in paths {
+            self.hand_in(Input::Path { remote, path });
+        }
+    }
+
+    fn take_attempt(&mut self, conn: ConnId, result: Result<TcpStream, CloseReason>) {
+        // The core may have given up meanwhile.
+        if self.attempts.remove(&conn).is_none() {
+            return;
+        }
+        let addresses = |stream: &TcpStream| Ok((stream.local_addr()?, stream.peer_addr()?));
+        match result {
+            Ok(stream) => match addresses(&stream) {
+                Ok((local, remote)) => {
+                    self.open(conn, stream);
+                    self.hand_in(Input::Connected { conn, local, remote });
+                }
+                Err(error) => {
+                    let reason = crate::connection::reason(&error);
+                    self.hand_in(Input::ConnectFailed { conn, reason });
+                }
+            },
+            Err(reason) => self.hand_in(Input::ConnectFailed { conn, reason }),
+        }
+    }
+
+    fn open(&mut self, conn: ConnId, stream: TcpStream) {
+        let remote = stream.peer_addr().map(|address| address.ip().to_string()).unwrap_or_default();
+        let name = self.peer_name(&remote);
+        let span = info_span!("peer", name, %conn);
+        let connection = Connection::start(conn, stream, self.inputs.0.clone(), &mut self.writers, span);
+        self.connections.insert(conn, connection);
+    }
+
+    fn peer_name(&self, address: &str) -> String {
+        let peers = self.merged.core.as_ref().map(|core| core.peers.as_slice()).unwrap_or_default();
+        let named = peers.iter().find(|peer| peer.remote.to_string() == address);
+        named.map_or_else(|| address.to_owned(), |peer| peer.name.clone())
+    }
+
+    async fn leave(mut self, stop: Stop) {
+        let for_good = matches!(stop, Stop::Final { .. });
+        let (shutdown, leave) = match stop {
+            Stop::Restart => {
+                info!("ending for a restart: peers and kernel keep our routes");
+                (Shutdown::Restart, Leave::Keep)
+            }
+            Stop::Final { message } => {
+                info!("ending for good: peers are told, kernel routes go");
+                (Shutdown::Final { message }, Leave::Clear)
+            }
+        };
+        // What the speaker says about routes from here on is about its own end.
+        self.leaving = true;
+        self.hand_in(Input::Shutdown(shutdown));
+        while self.work() {}
+        self.connections.clear();
+        if for_good {
+            self.bfd.end().await;
+            self.record.forget(&self.disk);
+            let all = async { while self.writers.join_next().await.is_some() {} };
+            if tokio::time::timeout(FAREWELL, all).await.is_err() {
+                warn!("not every peer took our last words");
+            }
+        }
+        let (kernel, disk) = (self.kernel, self.disk);
+        // Both threads may have long queues; the runtime's threads must not wait for them.
+        let ended = tokio::task::spawn_blocking(move || {
+            kernel.stop(leave);
+            drop(disk);
+        });
+        let _ = ended.await;
+    }
+}
+
+/// What was received, and as much more as is there and fits into one gulp.
+fn gulp<T>(first: T, queue: &mut mpsc::Receiver<T>) -> Vec<T> {
+    let mut taken = vec![first];
+    while taken.len() < GULP
+        && let Ok(next) = queue.try_recv()
+    {
+        taken.push(next);
+    }
+    taken
+}
+
+/// Lets other tasks have a turn while there is work, else sleeps until the next timer.
+async fn pause(busy: bool, deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        _ if busy => tokio::task::yield_now().await,
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What route selection needs to know of a resolution.
+fn usable(resolution: &turnpike_kroute::Resolution) -> Resolution {
+    match resolution {
+        turnpike_kroute::Resolution::Reachable { metric, .. } => Resolution::Reachable { metric: *metric },
+        turnpike_kroute::Resolution::Local | turnpike_kroute::Resolution::Unreachable => {
+            Resolution::Unreachable
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_between_gulps() {
+        let (sender, mut queue) = mpsc::channel(4 * GULP);
+        for number in 0..3 * GULP + 5 {
+            sender.try_send(number).unwrap();
+        }
+        let mut taken = Vec::new();
+        while let Ok(first) = queue.try_recv() {
+            taken.extend(gulp(first, &mut queue));
+        }
+        assert!(taken.into_iter().eq(0..3 * GULP + 5));
+    }
+}

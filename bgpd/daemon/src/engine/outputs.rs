@@ -1,0 +1,96 @@
+//! Doing what the speaker says.
+
+use tracing::{debug, error, info, warn};
+use turnpike_bgp_core::{Event, Output, RouteChange};
+
+use super::Engine;
+use crate::connection::{Transport, connect};
+use crate::kernel::KernelRoute;
+
+/// TTL where the peer's settings are not known: its configuration has just gone.
+const TTL_DEFAULT: u8 = 64;
+
+impl Engine {
+    pub(super) fn perform(&mut self, output: Output) {
+        match output {
+            Output::Connect { conn, local, remote, ttl, .. } => {
+                let known = self.merged.transports.get(&remote.ip()).cloned();
+                let transport =
+                    known.unwrap_or(Transport { ttl: ttl.min(TTL_DEFAULT), min_ttl: None, md5: None });
+                let done = self.attempted.0.clone();
+                let task = tokio::spawn(async move {
+                    let result = connect(transport, local, remote).await;
+                    let _ = done.send((conn, result)).await;
+                });
+                self.attempts.insert(conn, task.abort_handle());
+            }
+            Output::Send { conn, bytes } => {
+                if let Some(connection) = self.connections.get(&conn) {
+                    connection.send(bytes);
+                }
+            }
+            Output::Close { conn } => {
+                self.connections.remove(&conn);
+                if let Some(attempt) = self.attempts.remove(&conn) {
+                    attempt.abort();
+                }
+            }
+            Output::Route(change) => self.route(change),
+            Output::TrackNexthop(nexthop) => self.kernel.track(nexthop),
+            Output::UntrackNexthop(nexthop) => self.kernel.untrack(nexthop),
+            Output::RestartComplete => {
+                self.flush_routes();
+                self.kernel.sweep();
+            }
+            Output::Event(event) => self.report(&event),
+        }
+    }
+
+    fn route(&mut self, change: RouteChange) {
+        if self.leaving || !self.file.kernel.enabled {
+            return;
+        }
+        let (prefix, route) = match change {
+            RouteChange::Install { prefix, nexthops } => (prefix, Some(KernelRoute::Via(nexthops))),
+            RouteChange::Remove { prefix } => (prefix, None),
+        };
+        // Ours to blackhole: nobody's path goes in its place.
+        if !self.merged.blackholes.contains(&prefix) {
+            self.routes.push((prefix, route));
+        }
+    }
+
+    fn report(&mut self, event: &Event) {
+        match event {
+            Event::Up { name, families, restarted, .. } => {
+                info!(peer = name, ?families, restarted, "session established");
+                if let Err(error) = self.record.session_up(&self.disk) {
+                    error!(error = format!("{error:#}"), "a restart will look like a first start to peers");
+                }
+            }
+            Event::Down { name, reason, kept, .. } => {
+                warn!(peer = name, %reason, kept, "session down");
+            }
+            Event::ConnectionFailed { name, reason, .. } => {
+                debug!(peer = name, %reason, "connection failed");
+            }
+            Event::State { name, from, to, .. } => debug!(peer = name, %from, %to, "state"),
+            Event::EndOfRib { name, family, .. } => info!(peer = name, %family, "End-of-RIB received"),
+            Event::StaleRemoved { name, family, count, reason, .. } => {
+                info!(peer = name, %family, count, %reason, "stale paths removed");
+            }
+            Event::MalformedUpdate { name, problem, outcome, .. } => {
+                warn!(peer = name, problem, outcome, "malformed UPDATE");
+            }
+            Event::PrefixLimit { name, family, limit, .. } => {
+                warn!(peer = name, %family, limit, "over the prefix limit");
+            }
+            Event::TooLarge { .. } => warn!("{event}"),
+            Event::UnknownPeer { remote } => debug!(%remote, "connection refused: no such peer"),
+            Event::ConfigRefused { .. } => error!("{event}"),
+            Event::SelectionComplete { after, reason } => {
+                info!(?after, %reason, "initial route selection complete");
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Answering requests.
+
+use std::net::IpAddr;
+
+use tokio::sync::oneshot;
+use turnpike_bgp_core::query::{self, PeerId};
+use turnpike_bgp_core::{Speaker, Time};
+use turnpike_bgpd_api::view::{Decision, KernelView, NexthopView, PeerView, StatusView};
+use turnpike_bgpd_api::{Code, ErrorReply, Reply, Request, RibQuery, Select, Table};
+
+use super::{Engine, Stop};
+use crate::control::Ask;
+use crate::disk::Done;
+use crate::kernel::KernelStatus;
+use crate::merge::FILE;
+use crate::views::{self, Names};
+
+/// Most paths in one reply.
+const PAGE: usize = 5_000;
+/// Most paths that explain one decision.
+const DECISION: usize = 1_000;
+/// Most kernel failures shown.
+const FAILURES: usize = 100;
+
+/// Sends a reply once something is on disk.
+fn when_written(done: Done, reply: Reply, to: oneshot::Sender<Reply>) {
+    tokio::spawn(async move {
+        let reply = match done.await {
+            Ok(Ok(())) => reply,
+            // In force and not on disk would be forgotten by a restart: say so instead of pretending.
+            Ok(Err(error)) => internal(format!("in force, but cannot be kept: {error}")),
+            Err(_) => internal("in force, but cannot be kept: the disk thread is gone".to_owned()),
+        };
+        let _ = to.send(reply);
+    });
+}
+
+impl Engine {
+    pub(super) fn take_ask(&mut self, ask: Ask) {
+        let reply = match ask.request {
+            Request::Status => Reply::Status(Box::new(self.status())),
+            Request::Peers { peer } => {
+                self.peers(peer.as_deref()).map_or_else(Reply::Error, |peers| Reply::Peers { peers })
+            }
+            Request::Rib(query) => self.rib(&query).unwrap_or_else(Reply::Error),
+            Request::Why { select } => {
+                self.why(select).map_or_else(Reply::Error, |found| Reply::Why(Box::new(found)))
+            }
+            Request::Push { part } => match self.push(part) {
+                Ok((refused, done)) => return when_written(done, Reply::Pushed { refused }, ask.reply),
+                Err(problems) => invalid(&problems),
+            },
+            Request::Drop { owner } => match self.forget(&owner) {
+                Ok(Some(done)) => {
+                    return when_written(done, Reply::Pushed { refused: Vec::new() }, ask.reply);
+                }
+                Ok(None) => Reply::Error(not_found(format!("there is no part of `{owner}`"))),
+                Err(problems) => invalid(&problems),
+            },
+            Request::Reload => return self.loading.begin(&self.path, Some(ask.reply)),
+            Request::Shutdown { message } => {
+                self.ending = Some(Stop::Final { message });
+                Reply::Ending
+            }
+        };
+        // A caller that did not wait has its reasons.
+        let _ = ask.reply.send(reply);
+    }
+
+    fn speaker(&self) -> Result<&Speaker, ErrorReply> {
+        self.speaker.as_ref().ok_or_else(|| ErrorReply {
+            code: Code::NotConfigured,
+            message: self.merged.missing.clone().unwrap_or_else(|| "not configured yet".to_owned()),
+        })
+    }
+
+    fn status(&self) -> StatusView {
+        let view = self.speaker.as_ref().map(Speaker::view);
+        let kernel = self.kernel.status();
+        let mut problems: Vec<String> = self.file_problem.iter().cloned().collect();
+        problems.extend(self.merged.missing.clone());
+        problems.extend(self.bfd.problem());
+        problems.extend(kernel.error.clone());
+        StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.clock.uptime().as_secs(),
+            asn: view.as_ref().map(|view| view.asn),
+            router_id: view.as_ref().map(|view| view.router_id),
+            cluster_id: view.as_ref().map(|view| view.cluster_id),
+            restarted: self.record.start().restarted,
+            starting: view.as_ref().is_none_or(|view| view.starting),
+            waiting_for: self.merged.waiting_for.clone(),
+            parts: self.merged.parts.clone(),
+            peers: view.as_ref().map_or(0, |view| view.peers),
+            established: view.as_ref().map_or(0, |view| view.established),
+            prefixes: view.as_ref().map(|view| view.prefixes).unwrap_or_default(),
+            paths: view.as_ref().map(|view| view.paths).unwrap_or_default(),
+            attribute_sets: view.as_ref().map_or(0, |view| view.attribute_sets),
+            nexthops: nexthops(&kernel),
+            kernel: self.kernel_view(&kernel),
+            problems,
+        }
+    }
+
+    fn kernel_view(&self, status: &KernelStatus) -> KernelView {
+        let settings = &self.file.kernel;
+        KernelView {
+            enabled: settings.enabled,
+            table: settings.table,
+            protocol: settings.protocol,
+            metric: settings.metric,
+            routes: status.routes,
+            pending: self.kernel.pending(),
+            failures: status
+                .failures
+                .iter()
+                .take(FAILURES)
+                .map(|(subject, reason)| format!("{subject}: {reason}"))
+                .collect(),
+        }
+    }
+
+    fn peers(&self, wanted: Option<&str>) -> Result<Vec<PeerView>, ErrorReply> {
+        let now = self.clock.now();
+        let Some(wanted) = wanted else {
+            let Some(speaker) = &self.speaker else { return Ok(Vec::new()) };
+            let mut peers: Vec<PeerView> =
+                speaker.peers().into_iter().map(|peer| self.peer_view(peer, now)).collect();
+            peers.sort_by_key(|peer| peer.address);
+            return Ok(peers);
+        };
+        let speaker = self.speaker()?;
+        let id = find_peer(speaker, wanted)?;
+        Ok(speaker.peer(id).map(|peer| self.peer_view(peer, now)).into_iter().collect())
+    }
+
+    fn peer_view(&self, peer: query::PeerView, now: Time) -> PeerView {
+        let owner = self.merged.owners.get(&peer.remote).cloned().unwrap_or_else(|| FILE.to_owned());
+        views::peer(peer, owner, now)
+    }
+
+    fn rib(&self, asked: &RibQuery) -> Result<Reply, ErrorReply> {
+        let speaker = self.speaker()?;
+        let table = match &asked.table {
+            Table::Loc => query::Table::Accepted,
+            Table::In(peer) => query::Table::In(find_peer(speaker, peer)?),
+            Table::Out(peer) => query::Table::Out(find_peer(speaker, peer)?),
+        };
+        let limit = asked.limit.min(PAGE);
+        let names = names(speaker);
+        // One more than asked for tells whether there are more.
+        let mut found = speaker.rib_after(table, select(asked.select), asked.after, limit.saturating_add(1));
+        let more = found.len() > limit;
+        cut(&mut found, limit);
+        let effective = table == query::Table::Accepted;
+        let paths = found.into_iter().map(|path| views::path(path, &names, effective)).collect();
+        Ok(Reply::Paths { paths, more })
+    }
+
+    fn why(&self, asked: Select) -> Result<Decision, ErrorReply> {
+        let speaker = self.speaker()?;
+        let names = names(speaker);
+        let found = speaker.rib(query::Table::Loc, select(asked), DECISION);
+        let prefix = found.first().map(|path| path.prefix);
+        let kernel = self.kernel.status();
+        let mut used: Vec<_> = found
+            .iter()
+            .filter(|path| path.best || path.multipath)
+            .filter_map(|path| path.next_hop)
+            .collect();
+        used.sort_unstable();
+        used.dedup();
+        let nexthops =
+            used.iter().filter_map(|hop| Some(views::nexthop(*hop, kernel.nexthops.get(hop)?))).collect();
+        let kernel_failure = prefix.and_then(|prefix| kernel.failures.get(&prefix.to_string()).cloned());
+        let paths = found.into_iter().map(|path| views::path(path, &names, true)).collect();
+        Ok(Decision { prefix, paths, nexthops, kernel_failure })
+    }
+}
+
+/// Cuts a page to `limit` paths at a prefix's end: the next page goes on behind whole prefixes.
+fn cut(found: &mut Vec<query::PathView>, limit: usize) {
+    let Some(next) = found.get(limit).map(|path| path.prefix) else { return };
+    let whole = found.iter().position(|path| path.prefix == next).unwrap_or(limit);
+    // A single prefix with more paths than a page holds is shown as far as the page goes.
+    found.truncate(if whole == 0 { limit } else { whole });
+}
+
+fn nexthops(kernel: &KernelStatus) -> Vec<NexthopView> {
+    kernel.nexthops.iter().map(|(hop, resolution)| views::nexthop(*hop, resolution)).collect()
+}
+
+fn names(speaker: &Speaker) -> Names {
+    speaker.peers().into_iter().map(|peer| (peer.id, peer.name)).collect()
+}
+
+/// By name or by address.
+fn find_peer(speaker: &Speaker, wanted: &str) -> Result<PeerId, ErrorReply> {
+    let address: Option<IpAddr> = wanted.parse().ok();
+    let found = speaker.peers().into_iter().find(|peer| peer.name == wanted || Some(peer.remote) == address);
+    found.map(|peer| peer.id).ok_or_else(|| not_found(format!("there is no peer `{wanted}`")))
+}
+
+fn select(asked: Select) -> query::Select {
+    match asked {
+        Select::Family(family) => query::Select::Family(family),
+        Select::Exact(prefix) => query::Select::Exact(prefix),
+        Select::Within(prefix) => query::Select::Within(prefix),
+        Select::Longest(address) => query::Select::Longest(address),
+    }
+}
+
+fn not_found(message: String) -> ErrorReply {
+    ErrorReply { code: Code::NotFound, message }
+}
+
+pub(super) fn invalid(problems: &[String]) -> Reply {
+    Reply::Error(ErrorReply { code: Code::Invalid, message: problems.join("; ") })
+}
+
+fn internal(message: String) -> Reply {
+    Reply::Error(ErrorReply { code: Code::Internal, message })
+}

@@ -1,0 +1,318 @@
+//! One configuration out of the file and the parts that other programs pushed.
+//!
+//! Pure: what has to be looked up (passwords, interfaces, addresses) comes in through [`Lookup`]. The file wins over
+//! parts and an earlier owner (by name) over a later one; what loses is named in the loser's [`PartView::refused`].
+
+mod convert;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use turnpike_bgp_core::config as core;
+use turnpike_bgpd_api::config::Addresses;
+use turnpike_bgpd_api::view::PartView;
+use turnpike_bgpd_api::{Asn, Config, Network, Part, Peer, Prefix, RouterId};
+
+use crate::bfd::Wish;
+use crate::connection::Transport;
+
+/// The file's name among owners.
+pub(crate) const FILE: &str = "file";
+
+/// What the merge has to ask the host.
+pub(crate) trait Lookup {
+    /// The first line of a password file.
+    fn password(&self, path: &Path) -> Result<Vec<u8>, String>;
+    /// The number of an interface.
+    fn interface(&self, name: &str) -> Option<u32>;
+    /// The BGP identifier when nobody gives one.
+    fn router_id(&self) -> Option<RouterId>;
+    /// Our addresses as next hops, for sessions over the other family.
+    fn addresses(&self, router_id: RouterId) -> Addresses;
+}
+
+/// The whole, and where its pieces came from.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// For the speaker; `None` while the AS number or the identifier is unknown.
+    pub(crate) core: Option<core::Config>,
+    /// How to connect, by peer address.
+    pub(crate) transports: BTreeMap<IpAddr, Transport>,
+    /// Who configured a peer, by its address.
+    pub(crate) owners: BTreeMap<IpAddr, String>,
+    /// BFD sessions that go with peers, by peer address.
+    pub(crate) bfd: BTreeMap<IpAddr, Wish>,
+    /// Own prefixes that get a blackhole route.
+    pub(crate) blackholes: BTreeSet<Prefix>,
+    /// The owners' contributions, the file first.
+    pub(crate) parts: Vec<PartView>,
+    /// Expected owners that have not said anything.
+    pub(crate) waiting_for: Vec<String>,
+    /// What keeps the speaker from starting.
+    pub(crate) missing: Option<String>,
+}
+
+impl Merged {
+    /// Nothing can be taken from anyone yet.
+    fn without(mut self, reason: &str, parts: &BTreeMap<String, Part>) -> Self {
+        let view = |owner: &str| PartView { owner: owner.to_owned(), ..PartView::default() };
+        self.parts = std::iter::once(FILE).chain(parts.keys().map(String::as_str)).map(view).collect();
+        self.missing = Some(reason.to_owned());
+        self
+    }
+}
+
+/// Merges.
+pub(crate) fn merge(file: &Config, parts: &BTreeMap<String, Part>, lookup: &dyn Lookup) -> Merged {
+    let merged = Merged {
+        waiting_for: file.parts.expect.iter().filter(|owner| !parts.contains_key(*owner)).cloned().collect(),
+        ..Merged::default()
+    };
+    let asn = file.asn.or_else(|| parts.values().find_map(|part| part.asn));
+    let Some(asn) = asn else {
+        return merged.without("no AS number: neither the file nor a part gives one", parts);
+    };
+    let router_id = file
+        .router_id
+        .or_else(|| parts.values().find_map(|part| part.router_id))
+        .or_else(|| lookup.router_id());
+    let Some(router_id) = router_id else {
+        let reason = "no router_id: the host has no IPv4 address to use; set router_id in the file";
+        return merged.without(reason, parts);
+    };
+
+    let mut whole = convert::skeleton(file, asn, router_id, &lookup.addresses(router_id));
+    whole.complete = merged.waiting_for.is_empty();
+    let file_part = Contribution {
+        owner: FILE,
+        asn: None,
+        router_id: None,
+        peers: &file.peers,
+        networks: &file.networks,
+    };
+    let pushed = parts.values().map(|part| Contribution {
+        owner: &part.owner,
+        asn: part.asn,
+        router_id: part.router_id,
+        peers: &part.peers,
+        networks: &part.networks,
+    });
+    let mut merger =
+        Merger { whole, merged, names: BTreeSet::new(), prefixes: BTreeSet::new(), asn, router_id, lookup };
+    for contribution in std::iter::once(file_part).chain(pushed) {
+        merger.add(&contribution);
+    }
+    let Merger { mut whole, mut merged, .. } = merger;
+    let nodes = std::iter::once(&file.node).chain(parts.values().map(|part| &part.node));
+    whole.node = convert::node(nodes.flatten());
+    merged.core = Some(whole);
+    merged
+}
+
+struct Contribution<'a> {
+    owner: &'a str,
+    asn: Option<Asn>,
+    router_id: Option<RouterId>,
+    peers: &'a [Peer],
+    networks: &'a [Network],
+}
+
+struct Merger<'a> {
+    whole: core::Config,
+    merged: Merged,
+    names: BTreeSet<String>,
+    prefixes: BTreeSet<Prefix>,
+    asn: Asn,
+    router_id: RouterId,
+    lookup: &'a dyn Lookup,
+}
+
+impl Merger<'_> {
+    fn add(&mut self, part: &Contribution<'_>) {
+        let mut view = PartView { owner: part.owner.to_owned(), peers: 0, networks: 0, refused: Vec::new() };
+        if let Some(asn) = part.asn.filter(|asn| *asn != self.asn) {
+            view.refused.push(format!("AS {asn}: the AS number is {}", self.asn));
+        }
+        if let Some(id) = part.router_id.filter(|id| *id != self.router_id) {
+            view.refused.push(format!("router id {id}: it is {}", self.router_id));
+        }
+        for peer in part.peers {
+            match self.add_peer(part.owner, peer) {
+                Ok(()) => view.peers += 1,
+                Err(reason) => view.refused.push(format!("peer {}: {reason}", peer.label())),
+            }
+        }
+        for network in part.networks {
+            if self.add_network(network) {
+                view.networks += 1;
+            } else {
+                view.refused.push(format!("network {}: another owner announces it", network.prefix));
+            }
+        }
+        self.merged.parts.push(view);
+    }
+
+    fn add_peer(&mut self, owner: &str, peer: &Peer) -> Result<(), String> {
+        if let Some(other) = self.merged.owners.get(&peer.address) {
+            return Err(format!("{} has a peer with this address", owner_in_words(other)));
+        }
+        if self.names.contains(&peer.label()) {
+            return Err("another peer has this name".to_owned());
+        }
+        for (direction, choice) in [("import", &peer.import), ("export", &peer.export)] {
+            if let turnpike_bgpd_api::config::PolicyChoice::Named(name) = choice
+                && !self.whole.policies.contains_key(name)
+            {
+                return Err(format!("{direction}: there is no policy `{name}`"));
+            }
+        }
+        let remote_as = peer.remote_as.resolve(self.asn);
+        if peer.rr_client && remote_as != self.asn {
+            return Err("an external peer cannot be a route reflector client".to_owned());
+        }
+        let scope = match &peer.interface {
+            None => 0,
+            Some(name) => {
+                self.lookup.interface(name).ok_or_else(|| format!("there is no interface {name}"))?
+            }
+        };
+        // Never without the password: the session would be open to anyone.
+        let md5 = peer.password_file.as_deref().map(|path| self.lookup.password(path)).transpose()?;
+        let transport = convert::transport(peer, remote_as != self.asn, md5);
+        self.whole.peers.push(convert::peer(peer, remote_as, scope, transport.ttl));
+        self.names.insert(peer.label());
+        self.merged.bfd.extend(Wish::of(peer, transport.ttl).map(|wish| (peer.address, wish)));
+        self.merged.transports.insert(peer.address, transport);
+        self.merged.owners.insert(peer.address, owner.to_owned());
+        Ok(())
+    }
+
+    fn add_network(&mut self, network: &Network) -> bool {
+        if !self.prefixes.insert(network.prefix) {
+            return false;
+        }
+        if network.blackhole {
+            self.merged.blackholes.insert(network.prefix);
+        }
+        self.whole.networks.push(convert::network(network));
+        true
+    }
+}
+
+fn owner_in_words(owner: &str) -> String {
+    if owner == FILE { "the file".to_owned() } else { format!("the part of {owner}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use turnpike_bgpd_api::config::{Parts, RemoteAs};
+
+    use super::*;
+
+    struct Host;
+
+    impl Lookup for Host {
+        fn password(&self, path: &Path) -> Result<Vec<u8>, String> {
+            Err(format!("{}: no such file", path.display()))
+        }
+
+        fn interface(&self, name: &str) -> Option<u32> {
+            (name == "eth0").then_some(2)
+        }
+
+        fn router_id(&self) -> Option<RouterId> {
+            Some(RouterId::from_u32(0x0a01_010b))
+        }
+
+        fn addresses(&self, _: RouterId) -> Addresses {
+            Addresses { ipv4: Some([10, 1, 1, 11].into()), ipv6: "fd00:1:1::11".parse().ok() }
+        }
+    }
+
+    fn peer(name: &str, address: &str) -> Peer {
+        Peer { name: Some(name.to_owned()), ..Peer::new(address.parse().unwrap(), RemoteAs::Internal) }
+    }
+
+    fn agent() -> Part {
+        Part {
+            owner: "turnpike-agent".to_owned(),
+            asn: Some(Asn(65001)),
+            peers: vec![peer("rr1", "10.1.3.21"), peer("rr2", "10.1.3.22")],
+            networks: vec![Network::new("10.244.1.0/26".parse().unwrap())],
+            ..Part::default()
+        }
+    }
+
+    fn merge_with(file: &Config, part: Part) -> Merged {
+        merge(file, &BTreeMap::from([(part.owner.clone(), part)]), &Host)
+    }
+
+    #[test]
+    fn without_an_as_number_there_is_no_speaker_yet() {
+        let file = Config {
+            parts: Parts { expect: BTreeSet::from(["turnpike-agent".to_owned()]) },
+            ..Config::default()
+        };
+        let merged = merge(&file, &BTreeMap::new(), &Host);
+        assert!(merged.core.is_none() && merged.missing.is_some());
+        assert_eq!(merged.waiting_for, ["turnpike-agent"]);
+        assert_eq!(merged.parts[0].owner, FILE);
+
+        let core = merge_with(&file, agent()).core.unwrap();
+        assert_eq!((core.asn, core.router_id.to_string()), (Asn(65001), "10.1.1.11".to_owned()));
+        assert!(core.complete);
+        assert_eq!(core.addresses.ipv6, "fd00:1:1::11".parse().ok());
+    }
+
+    #[test]
+    fn an_expected_owner_that_is_silent_keeps_the_configuration_incomplete() {
+        let expect = BTreeSet::from(["turnpike-agent".to_owned(), "vip".to_owned()]);
+        let file = Config { asn: Some(Asn(65001)), parts: Parts { expect }, ..Config::default() };
+        let merged = merge_with(&file, agent());
+        assert_eq!(merged.waiting_for, ["vip"]);
+        assert!(!merged.core.unwrap().complete);
+    }
+
+    #[test]
+    fn the_file_wins_and_the_loser_is_named() {
+        let mut own = peer("mine", "10.1.3.21");
+        own.hold_time = 9;
+        let file = Config { asn: Some(Asn(65009)), peers: vec![own], ..Config::default() };
+        let merged = merge_with(&file, agent());
+        let core = merged.core.unwrap();
+        assert_eq!(core.asn, Asn(65009));
+        let names: Vec<&str> = core.peers.iter().map(|peer| peer.name.as_str()).collect();
+        assert_eq!(names, ["mine", "rr2"]);
+        assert_eq!(core.peers[0].hold_time.as_secs(), 9);
+        assert_eq!(
+            merged.parts[1].refused,
+            ["AS 65001: the AS number is 65009", "peer rr1: the file has a peer with this address"]
+        );
+        assert_eq!((merged.parts[1].peers, merged.parts[1].networks), (1, 1));
+        assert_eq!(core.check(), []);
+    }
+
+    #[test]
+    fn a_peer_whose_password_cannot_be_read_stays_out() {
+        let mut own = peer("secret", "10.1.3.21");
+        own.password_file = Some("/etc/turnpike/none".into());
+        let file = Config { asn: Some(Asn(65001)), peers: vec![own], ..Config::default() };
+        let merged = merge(&file, &BTreeMap::new(), &Host);
+        assert!(merged.core.unwrap().peers.is_empty());
+        assert_eq!(merged.parts[0].refused, ["peer secret: /etc/turnpike/none: no such file"]);
+    }
+
+    #[test]
+    fn ttl_follows_the_kind_of_peer_and_gtsm() {
+        let mut external = peer("gw", "10.1.4.2");
+        external.remote_as = RemoteAs::Number(Asn(65002));
+        let mut secured = peer("tor", "10.1.1.1");
+        secured.ttl_security = Some(1);
+        let file = Config { asn: Some(Asn(65001)), peers: vec![external, secured], ..Config::default() };
+        let merged = merge(&file, &BTreeMap::new(), &Host);
+        let transport = |address: &str| merged.transports[&address.parse::<IpAddr>().unwrap()].clone();
+        assert_eq!((transport("10.1.4.2").ttl, transport("10.1.4.2").min_ttl), (1, None));
+        assert_eq!((transport("10.1.1.1").ttl, transport("10.1.1.1").min_ttl), (255, Some(255)));
+    }
+}

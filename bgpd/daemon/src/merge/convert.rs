@@ -1,0 +1,176 @@
+//! From the types that people write to the ones that the speaker takes.
+
+use std::time::Duration;
+
+use turnpike_bgp_core::config as core;
+use turnpike_bgpd_api::config as api;
+use turnpike_bgpd_api::{Asn, Config, Families, Network, Peer, PerFamily, RouterId};
+
+use crate::connection::Transport;
+
+/// TTL for peers that are directly connected.
+const TTL_EXTERNAL: u8 = 1;
+/// TTL for peers anywhere in our AS.
+const TTL_INTERNAL: u8 = 64;
+/// TTL that GTSM demands of the sender (RFC 5082 §3).
+const TTL_SECURE: u8 = 255;
+
+/// Everything but peers, networks and the node's role.
+pub(super) fn skeleton(file: &Config, asn: Asn, router_id: RouterId, host: &api::Addresses) -> core::Config {
+    let mut whole = core::Config::new(asn, router_id);
+    whole.addresses = core::OwnAddresses {
+        ipv4: file.addresses.ipv4.or(host.ipv4),
+        ipv6: file.addresses.ipv6.or(host.ipv6),
+    };
+    whole.cluster_id = file.cluster_id;
+    whole.graceful_restart = graceful_restart(&file.graceful_restart);
+    whole.multipath = core::Multipath { ebgp: file.multipath.ebgp.max(1), ibgp: file.multipath.ibgp.max(1) };
+    whole.prefix_sets = file
+        .prefix_sets
+        .iter()
+        .map(|(name, rules)| (name.clone(), rules.iter().map(prefix_rule).collect()))
+        .collect();
+    whole.policies = file.policies.iter().map(|(name, body)| (name.clone(), policy(body))).collect();
+    whole
+}
+
+fn graceful_restart(from: &api::GracefulRestart) -> core::GracefulRestart {
+    core::GracefulRestart {
+        enabled: from.enabled,
+        restart_time: Duration::from_secs(from.restart_time.into()),
+        stale_time: Duration::from_secs(from.stale_time.into()),
+        deferral: Duration::from_secs(from.deferral.into()),
+        peer_wait: Duration::from_secs(from.peer_wait.into()),
+        notification: from.notification,
+    }
+}
+
+/// The node's role if anybody gives it one: ranges add up.
+pub(super) fn node<'a>(from: impl Iterator<Item = &'a api::Node>) -> Option<core::NodeRole> {
+    let mut role: Option<core::NodeRole> = None;
+    for node in from {
+        let accept = &mut role.get_or_insert_default().accept;
+        for rule in node.accept.iter().map(prefix_rule) {
+            if !accept.contains(&rule) {
+                accept.push(rule);
+            }
+        }
+    }
+    role
+}
+
+pub(super) fn transport(peer: &Peer, external: bool, md5: Option<Vec<u8>>) -> Transport {
+    let usual = if external { TTL_EXTERNAL } else { TTL_INTERNAL };
+    match peer.ttl_security {
+        // Each hop takes one: `hops` away means that 255 has become 256 − hops at least.
+        Some(hops) => Transport { ttl: TTL_SECURE, min_ttl: Some(TTL_SECURE - (hops.max(1) - 1)), md5 },
+        None => Transport { ttl: peer.ttl.unwrap_or(usual), min_ttl: None, md5 },
+    }
+}
+
+pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8) -> core::PeerConfig {
+    let mut peer = core::PeerConfig::new(from.label(), from.address, remote_as);
+    peer.shutdown = from.shutdown.clone();
+    peer.transport = core::Transport {
+        local: from.local_address,
+        scope,
+        port: from.port,
+        passive: from.passive,
+        ttl: Some(ttl),
+    };
+    peer.wait_for_path = from.bfd.as_ref().is_some_and(|bfd| bfd.strict);
+    peer.hold_time = Duration::from_secs(from.hold_time.into());
+    peer.connect_retry = Duration::from_secs(from.connect_retry.into());
+    peer.families = families(&from.families);
+    peer.rr_client = from.rr_client;
+    peer.next_hop = match from.next_hop {
+        api::NextHop::Auto => core::ExportNextHop::Auto,
+        api::NextHop::SelfExternal => core::ExportNextHop::SelfExternal,
+        api::NextHop::SelfAlways => core::ExportNextHop::SelfAlways,
+        api::NextHop::Unchanged => core::ExportNextHop::Unchanged,
+    };
+    peer.graceful_restart = from.graceful_restart;
+    peer.extended_next_hop = from.extended_next_hop;
+    peer.allow_own_as = from.allow_own_as;
+    peer.import = choice(&from.import);
+    peer.export = choice(&from.export);
+    peer.max_prefix = from.max_prefix.map(|max| core::MaxPrefix {
+        limit: max.limit,
+        action: match max.action {
+            api::MaxPrefixAction::Warn => core::MaxPrefixAction::Warn,
+            api::MaxPrefixAction::Discard => core::MaxPrefixAction::Discard,
+            api::MaxPrefixAction::Restart => core::MaxPrefixAction::Restart,
+        },
+    });
+    peer
+}
+
+pub(super) fn network(from: &Network) -> core::Network {
+    core::Network {
+        prefix: from.prefix,
+        med: from.med,
+        local_pref: from.local_pref,
+        communities: from.communities.clone(),
+        large_communities: from.large_communities.clone(),
+    }
+}
+
+fn families(list: &[turnpike_bgpd_api::Family]) -> Families {
+    PerFamily::from_fn(|family| list.contains(&family))
+}
+
+fn choice(from: &api::PolicyChoice) -> core::PolicyChoice {
+    match from {
+        api::PolicyChoice::Default => core::PolicyChoice::Default,
+        api::PolicyChoice::AcceptAll => core::PolicyChoice::AcceptAll,
+        api::PolicyChoice::RejectAll => core::PolicyChoice::RejectAll,
+        api::PolicyChoice::Named(name) => core::PolicyChoice::Named(name.clone()),
+    }
+}
+
+fn prefix_rule(from: &api::PrefixRule) -> core::PrefixRule {
+    core::PrefixRule { prefix: from.prefix, ge: from.ge, le: from.le }
+}
+
+fn verdict(from: api::Verdict) -> core::Verdict {
+    match from {
+        api::Verdict::Accept => core::Verdict::Accept,
+        api::Verdict::Reject => core::Verdict::Reject,
+    }
+}
+
+fn policy(from: &api::Policy) -> core::Policy {
+    core::Policy { rules: from.rules.iter().map(rule).collect(), default: verdict(from.default) }
+}
+
+fn rule(from: &api::Rule) -> core::Rule {
+    let when = &from.when;
+    let set = &from.set;
+    core::Rule {
+        name: from.name.clone(),
+        when: core::Match {
+            prefix_sets: when.prefix_sets.clone(),
+            prefixes: when.prefixes.iter().map(prefix_rule).collect(),
+            family: when.family,
+            peers: when.peers.clone(),
+            source: when.source.map(|source| match source {
+                api::Source::Local => core::Source::Local,
+                api::Source::External => core::Source::External,
+                api::Source::Internal => core::Source::Internal,
+            }),
+            communities: when.communities.clone(),
+            large_communities: when.large_communities.clone(),
+            next_hops: when.next_hops.clone(),
+        },
+        set: core::Actions {
+            local_pref: set.local_pref,
+            med: set.med,
+            remove_communities: set.remove_communities.clone(),
+            add_communities: set.add_communities.clone(),
+            remove_large_communities: set.remove_large_communities.clone(),
+            add_large_communities: set.add_large_communities.clone(),
+            prepend: set.prepend,
+        },
+        verdict: from.verdict.map(verdict),
+    }
+}
