@@ -1,0 +1,35 @@
+//! How other programs talk to `turnpike-agent`: one request and one answer over its unix socket.
+//!
+//! A frame is a big-endian `u32` length and that many bytes of JSON. The request carries [`FORMAT`]; ADD and CHECK
+//! pass the pod's network namespace as an open file (SCM_RIGHTS) with the frame's first byte, so the agent never
+//! opens a path that a caller names. The agent answers with [`Reply`] and closes.
+//!
+//! Few dependencies and no async: `turnpike-cni` is started for every pod and links this crate.
+
+mod client;
+mod frame;
+mod message;
+mod spool;
+mod status;
+
+pub use client::{Client, ClientError};
+pub use frame::{FrameError, Receiver, write_frame};
+pub use message::{
+    AddReply, AddRequest, Attachment, Bandwidth, CheckRequest, DelRequest, ErrorReply, FORMAT, Frame,
+    GcRequest, PodInfo, Reply, Request, code,
+};
+pub use spool::{SpoolEntry, SpoolError, read_spool, spool, spool_path};
+pub use status::{
+    BgpStatus, BlockStatus, Health, PodStatus, PoolStatus, ProblemStatus, SourceStatus, StatusReport,
+};
+
+/// Where the agent listens unless configured otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/turnpike/agent.sock";
+/// Where DELs wait while the agent is down, unless configured otherwise.
+pub const DEFAULT_SPOOL: &str = "/var/lib/turnpike/spool";
+
+/// The file beside the socket whose modification time says when the agent last lived.
+#[must_use]
+pub fn heartbeat_path(socket: &std::path::Path) -> std::path::PathBuf {
+    socket.with_extension("alive")
+}

@@ -1,0 +1,153 @@
+//! What limit a pod asks for, and what it gets.
+//!
+//! Bursts in runtimeConfig are never looked at: containerd sends 4294967295 and CRI-O 34359738359 for "unset", which
+//! turns a 10 Mbit/s limit into seconds of line rate. The data plane computes queues from the rate.
+
+use std::collections::BTreeMap;
+
+use turnpike_model::bandwidth::{DirectionRates, NodeBandwidthSpec};
+use turnpike_model::desired::{BitsPerSecond, Limits};
+use turnpike_model::rate::{Rate, RateError};
+
+/// Annotation for what the pod receives.
+pub const INGRESS_ANNOTATION: &str = "kubernetes.io/ingress-bandwidth";
+/// Annotation for what the pod sends.
+pub const EGRESS_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
+
+/// Limits that a pod asks for; `None` asks for nothing.
+pub type AskedLimits = Limits;
+
+/// runtimeConfig's rates in bits per second; 0 is "not set".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuntimeBandwidth {
+    /// What the pod receives.
+    pub ingress_rate: u64,
+    /// What the pod sends.
+    pub egress_rate: u64,
+}
+
+/// A limit that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {source}")]
+pub struct BandwidthError {
+    /// The annotation or runtimeConfig field.
+    pub origin: &'static str,
+    /// Why.
+    #[source]
+    pub source: RateError,
+}
+
+/// Reads a pod's wishes. An annotation goes before runtimeConfig, which runtimes derive from it.
+///
+/// # Errors
+/// A rate is malformed or out of bounds: better no pod than a pod without the limit that was asked for.
+pub fn asked_limits(
+    annotations: &BTreeMap<String, String>,
+    runtime: Option<RuntimeBandwidth>,
+) -> Result<AskedLimits, BandwidthError> {
+    let runtime = runtime.unwrap_or_default();
+    let one = |annotation: &'static str, field: &'static str, rate: u64| {
+        let (origin, parsed) = match annotations.get(annotation) {
+            Some(text) => (annotation, text.parse::<Rate>()),
+            None if rate == 0 => return Ok(None),
+            None => (field, Rate::new(rate)),
+        };
+        parsed.map(|rate| Some(rate.bits())).map_err(|source| BandwidthError { origin, source })
+    };
+    Ok(AskedLimits {
+        to_workload: one(INGRESS_ANNOTATION, "runtimeConfig.bandwidth.ingressRate", runtime.ingress_rate)?,
+        from_workload: one(EGRESS_ANNOTATION, "runtimeConfig.bandwidth.egressRate", runtime.egress_rate)?,
+    })
+}
+
+/// Defaults and ceilings of one node, from all resources that select it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// For pods that ask for nothing.
+    pub defaults: Limits,
+    /// For all pods.
+    pub ceilings: Limits,
+}
+
+impl NodeLimits {
+    /// The strictest of all specs, so that a further resource never widens a limit.
+    pub fn strictest<'a>(specs: impl IntoIterator<Item = &'a NodeBandwidthSpec>) -> Self {
+        specs.into_iter().fold(Self::default(), |so_far, spec| Self {
+            defaults: strictest(so_far.defaults, limits_of(spec.defaults)),
+            ceilings: strictest(so_far.ceilings, limits_of(spec.limits)),
+        })
+    }
+
+    /// What a pod gets that asks for `asked`.
+    #[must_use]
+    pub fn grant(&self, asked: AskedLimits) -> Limits {
+        let wish = Limits {
+            to_workload: asked.to_workload.or(self.defaults.to_workload),
+            from_workload: asked.from_workload.or(self.defaults.from_workload),
+        };
+        strictest(wish, self.ceilings)
+    }
+}
+
+fn limits_of(rates: DirectionRates) -> Limits {
+    Limits { to_workload: rates.ingress.map(Rate::bits), from_workload: rates.egress.map(Rate::bits) }
+}
+
+fn strictest(a: Limits, b: Limits) -> Limits {
+    fn lower(a: Option<BitsPerSecond>, b: Option<BitsPerSecond>) -> Option<BitsPerSecond> {
+        a.into_iter().chain(b).min()
+    }
+    Limits {
+        to_workload: lower(a.to_workload, b.to_workload),
+        from_workload: lower(a.from_workload, b.from_workload),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    const M: u64 = 1_000_000;
+
+    #[test]
+    fn annotations_go_before_the_runtimes_numbers() {
+        let runtime = RuntimeBandwidth { ingress_rate: 5 * M, egress_rate: 20 * M };
+        let asked = asked_limits(&annotations(&[(INGRESS_ANNOTATION, "10M")]), Some(runtime)).unwrap();
+        assert_eq!(asked.to_workload, Some(BitsPerSecond(10 * M)));
+        assert_eq!(asked.from_workload, Some(BitsPerSecond(20 * M)));
+    }
+
+    #[test]
+    fn nothing_asked_is_nothing_granted_unless_the_node_says_so() {
+        let asked = asked_limits(&BTreeMap::new(), Some(RuntimeBandwidth::default())).unwrap();
+        assert_eq!(asked, Limits::default());
+        assert_eq!(NodeLimits::default().grant(asked), Limits::default());
+    }
+
+    #[test]
+    fn a_limit_that_is_not_understood_is_an_error_that_names_it() {
+        let error = asked_limits(&annotations(&[(EGRESS_ANNOTATION, "10MB")]), None).unwrap_err();
+        assert!(error.to_string().starts_with("kubernetes.io/egress-bandwidth: `10MB`"), "{error}");
+        let tiny = RuntimeBandwidth { ingress_rate: 7, egress_rate: 0 };
+        assert!(asked_limits(&BTreeMap::new(), Some(tiny)).is_err());
+    }
+
+    #[test]
+    fn a_pod_can_lower_its_limit_and_never_raise_it() {
+        let spec: NodeBandwidthSpec = serde_json::from_str(
+            r#"{"defaults":{"ingress":"50M"},"limits":{"ingress":"100M","egress":"1G"}}"#,
+        )
+        .unwrap();
+        let stricter: NodeBandwidthSpec = serde_json::from_str(r#"{"limits":{"egress":"200M"}}"#).unwrap();
+        let node = NodeLimits::strictest([&spec, &stricter]);
+        let ask = |to: Option<u64>| Limits { to_workload: to.map(BitsPerSecond), from_workload: None };
+        assert_eq!(node.grant(ask(None)).to_workload, Some(BitsPerSecond(50 * M)));
+        assert_eq!(node.grant(ask(Some(80 * M))).to_workload, Some(BitsPerSecond(80 * M)));
+        assert_eq!(node.grant(ask(Some(500 * M))).to_workload, Some(BitsPerSecond(100 * M)));
+        assert_eq!(node.grant(ask(None)).from_workload, Some(BitsPerSecond(200 * M)));
+    }
+}

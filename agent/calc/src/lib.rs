@@ -1,0 +1,25 @@
+//! What a node has to do, from resources, facts about the node, and its pods.
+//!
+//! - [`validate()`] finds what is wrong in a set of resources, before any of it is put in force;
+//! - [`AddressPlan`] says which blocks new pods of this node may use, and [`Ipam`] hands out their addresses;
+//! - [`node_state`] makes the data plane's [`DesiredState`](turnpike_model::desired::DesiredState) and bgpd's part.
+//!
+//! Pure: time is an input ([`Time`]), and the same inputs give the same answers, whatever happened before.
+
+mod bandwidth;
+mod ipam;
+mod node;
+mod plan;
+mod validate;
+
+pub use bandwidth::{
+    AskedLimits, BandwidthError, EGRESS_ANNOTATION, INGRESS_ANNOTATION, NodeLimits, RuntimeBandwidth,
+    asked_limits,
+};
+pub use ipam::{Ipam, IpamError, Lease, Remembered, Use};
+pub use node::{LocalPod, Node, NodeState, node_state};
+pub use plan::{AddressPlan, Family, FamilyPlan, PlannedBlock};
+pub use validate::{Issue, validate};
+
+/// A moment, as the time since an arbitrary fixed start that never jumps.
+pub type Time = std::time::Duration;

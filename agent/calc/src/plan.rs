@@ -1,0 +1,142 @@
+//! Which addresses a node may give to new pods.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use turnpike_model::desired::Block;
+use turnpike_model::pool::PoolState;
+use turnpike_model::resource::Resources;
+
+use crate::ipam::IpamError;
+use crate::node::Node;
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() { Self::V6 } else { Self::V4 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// One family's part of an [`AddressPlan`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FamilyPlan {
+    /// The family.
+    pub family: Family,
+    /// Active pools of this family that select the node, by name.
+    pub pools: Vec<String>,
+    /// This node's blocks of those pools, in the order in which they are used.
+    pub blocks: Vec<PlannedBlock>,
+}
+
+/// A block that new pods may get addresses from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedBlock {
+    /// The block.
+    pub prefix: IpNetwork,
+    /// Its pool.
+    pub pool: String,
+    /// Addresses of the block that no pod gets: the pool's network and IPv4 broadcast address.
+    pub reserved: Vec<IpAddr>,
+}
+
+/// What a new pod gets: one address of each family listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressPlan {
+    /// Families that an Active pool serves on this node, IPv4 first. Each is mandatory.
+    pub families: Vec<FamilyPlan>,
+}
+
+impl AddressPlan {
+    /// Blocks of this node whose pool is Active and selects it. Blocks of other nodes, and of pools that other
+    /// nodes use, have no part in it.
+    #[must_use]
+    pub fn new(resources: &Resources, node: &Node) -> Self {
+        let families = [Family::V4, Family::V6]
+            .into_iter()
+            .map(|family| FamilyPlan::new(resources, node, family))
+            .filter(|plan| !plan.pools.is_empty())
+            .collect();
+        Self { families }
+    }
+
+    /// Why no pod can ever get an address from this plan, if so.
+    #[must_use]
+    pub fn lacks_blocks(&self) -> Option<IpamError> {
+        if self.families.is_empty() {
+            return Some(IpamError::NoPool);
+        }
+        let without = self.families.iter().find(|family| family.blocks.is_empty())?;
+        Some(IpamError::NoBlock { family: without.family, pools: without.pools.clone() })
+    }
+
+    /// The block that `address` lies in.
+    #[must_use]
+    pub fn block_of(&self, address: IpAddr) -> Option<&PlannedBlock> {
+        self.families.iter().flat_map(|family| &family.blocks).find(|block| block.prefix.contains(address))
+    }
+}
+
+impl PlannedBlock {
+    pub(crate) fn block(&self) -> Block {
+        Block { prefix: self.prefix, pool: self.pool.clone() }
+    }
+}
+
+impl FamilyPlan {
+    fn new(resources: &Resources, node: &Node, family: Family) -> Self {
+        let serves = |name: &str| {
+            resources.pools.get(name).filter(|pool| {
+                pool.state == PoolState::Active
+                    && pool.cidr.is_ipv6() == (family == Family::V6)
+                    && pool.node_selector.as_ref().is_none_or(|selector| selector.matches(&node.labels))
+            })
+        };
+        let pools: Vec<String> =
+            resources.pools.keys().filter(|name| serves(name).is_some()).cloned().collect();
+        let mut blocks: Vec<PlannedBlock> = resources
+            .blocks
+            .values()
+            .filter(|block| block.node == node.name)
+            .filter_map(|block| {
+                let pool = serves(&block.pool)?;
+                let prefix = block.cidr.network();
+                let reserved = unusable(pool.cidr.network());
+                let reserved = reserved.into_iter().filter(|address| prefix.contains(*address)).collect();
+                Some(PlannedBlock { prefix, pool: block.pool.clone(), reserved })
+            })
+            .collect();
+        blocks.sort_by(|a, b| (&a.pool, a.prefix).cmp(&(&b.pool, b.prefix)));
+        Self { family, pools, blocks }
+    }
+}
+
+/// The pool's own network address (IPv6: the subnet-router anycast address) and IPv4 broadcast address, which old
+/// equipment treats as special.
+fn unusable(pool: IpNetwork) -> Vec<IpAddr> {
+    match pool {
+        IpNetwork::V4(pool) if pool.prefix() >= 31 => Vec::new(),
+        IpNetwork::V4(pool) => vec![pool.network().into(), pool.broadcast().into()],
+        IpNetwork::V6(pool) if pool.prefix() >= 127 => Vec::new(),
+        IpNetwork::V6(pool) => vec![pool.network().into()],
+    }
+}

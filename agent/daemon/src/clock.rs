@@ -1,0 +1,83 @@
+//! The clocks that the agent lives by.
+//!
+//! Cooldowns and ages count on CLOCK_BOOTTIME, which never jumps. Across a reboot only the wall clock is left, and
+//! there an age is never taken for more than it can be.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use turnpike_calc::Time;
+
+/// Now, as the time since boot.
+pub(crate) fn now() -> Time {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(clock.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(clock.tv_nsec).unwrap_or(0))
+}
+
+/// Which boot of the machine this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct BootId(pub(crate) String);
+
+impl BootId {
+    /// Of the running kernel.
+    pub(crate) fn current() -> std::io::Result<Self> {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Ok(Self(text.trim().to_owned()))
+    }
+}
+
+/// A moment that a later run of the agent can place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    /// The boot.
+    pub(crate) boot_id: BootId,
+    /// Time since that boot, in nanoseconds.
+    pub(crate) boottime_ns: u64,
+    /// Wall clock, in seconds since 1970.
+    pub(crate) unix_s: u64,
+}
+
+impl Stamp {
+    pub(crate) fn now(boot_id: &BootId) -> Self {
+        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let boottime_ns = u64::try_from(now().as_nanos()).unwrap_or(u64::MAX);
+        Self { boot_id: boot_id.clone(), boottime_ns, unix_s }
+    }
+
+    /// The moment on this boot's time line; moments of an earlier boot end up at or before its beginning, as far
+    /// as the wall clock can be believed.
+    pub(crate) fn on_time_line(&self, at_present: &Self) -> Time {
+        if self.boot_id == at_present.boot_id {
+            return Duration::from_nanos(self.boottime_ns.min(at_present.boottime_ns));
+        }
+        let age = Duration::from_secs(at_present.unix_s.saturating_sub(self.unix_s));
+        Duration::from_nanos(at_present.boottime_ns).saturating_sub(age)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(boot: &str, boottime_s: u64, unix_s: u64) -> Stamp {
+        Stamp { boot_id: BootId(boot.to_owned()), boottime_ns: boottime_s * 1_000_000_000, unix_s }
+    }
+
+    #[test]
+    fn within_a_boot_the_wall_clock_does_not_matter() {
+        let released = stamp("a", 100, 1_000_000);
+        assert_eq!(released.on_time_line(&stamp("a", 130, 5)), Duration::from_secs(100));
+        assert_eq!(released.on_time_line(&stamp("a", 90, 5)), Duration::from_secs(90), "never in the future");
+    }
+
+    #[test]
+    fn across_a_boot_a_clock_set_back_makes_nothing_older_than_it_is() {
+        let released = stamp("a", 100, 1_000_000);
+        let present = Duration::from_secs(30);
+        assert_eq!(released.on_time_line(&stamp("b", 30, 999_000)), present, "cooldown starts again");
+        assert_eq!(released.on_time_line(&stamp("b", 30, 1_000_010)), Duration::from_secs(20));
+        assert_eq!(released.on_time_line(&stamp("b", 30, 1_000_500)), Duration::ZERO);
+    }
+}

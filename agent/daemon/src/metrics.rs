@@ -1,0 +1,187 @@
+//! Metrics and health over HTTP.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use turnpike_agent_api::Health as AgentHealth;
+
+use crate::agent::Agent;
+use crate::status;
+
+/// Upper bounds of the durations' buckets, in seconds.
+const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+/// Verbs that are counted.
+const VERBS: [&str; 6] = ["ADD", "DEL", "CHECK", "STATUS", "GC", "status"];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    verb: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerbLabel {
+    verb: &'static str,
+}
+
+/// What is counted as it happens; all else is read when asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<VerbLabel, Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a request.
+    pub(crate) fn request(&self, verb: &'static str, succeeded: bool, took: Duration) {
+        let result = if succeeded { "ok" } else { "error" };
+        self.requests.get_or_create(&RequestLabels { verb, result }).inc();
+        self.durations.get_or_create(&VerbLabel { verb }).observe(took.as_secs_f64());
+    }
+
+    /// Requests so far by `VERB result`.
+    pub(crate) fn totals(&self) -> std::collections::BTreeMap<String, u64> {
+        let count = |verb, result| {
+            let count = self.requests.get(&RequestLabels { verb, result }).map_or(0, |counter| counter.get());
+            (format!("{verb} {result}"), count)
+        };
+        VERBS
+            .into_iter()
+            .flat_map(|verb| [count(verb, "ok"), count(verb, "error")])
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+}
+
+/// A gauge's values, each with its labels.
+type Values = Vec<(Vec<(&'static str, String)>, u64)>;
+
+/// Gauges of the present state.
+#[derive(Debug)]
+struct Present(Arc<Agent>);
+
+impl Collector for Present {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let report = status::report(&self.0);
+        let mut pools = Vec::new();
+        for pool in &report.pools {
+            for (state, value) in [("used", pool.used), ("cooling", pool.cooling), ("total", pool.total)] {
+                pools.push((vec![("pool", pool.name.clone()), ("state", state.to_owned())], value));
+            }
+        }
+        let flag = |value: bool| vec![(Vec::new(), u64::from(value))];
+        let applied =
+            self.0.health().last_apply.map_or(0, |took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        let gauges: [(&str, &str, Values); 9] = [
+            ("turnpike_pods", "Pod interfaces in the books", vec![(Vec::new(), report.pods.len() as u64)]),
+            ("turnpike_ipam_addresses", "This node's addresses by pool and state", pools),
+            (
+                "turnpike_problems",
+                "What is not as it should be",
+                vec![(Vec::new(), report.problems.len() as u64)],
+            ),
+            (
+                "turnpike_source_errors",
+                "Mistakes in the resources",
+                vec![(Vec::new(), report.source.errors.len() as u64)],
+            ),
+            (
+                "turnpike_source_age_seconds",
+                "Age of the resources in force",
+                vec![(Vec::new(), report.source.age_s)],
+            ),
+            ("turnpike_bgpd_delivered", "bgpd has the node's part", flag(report.bgp.delivered)),
+            ("turnpike_ready", "ADD can work", flag(report.health == AgentHealth::Ready)),
+            (
+                "turnpike_apply_duration_milliseconds",
+                "Time taken by the latest apply",
+                vec![(Vec::new(), applied)],
+            ),
+            ("turnpike_uptime_seconds", "Since the agent's start", vec![(Vec::new(), report.uptime_s)]),
+        ];
+        for (name, help, values) in gauges {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            if let [(labels, value)] = values.as_slice()
+                && labels.is_empty()
+            {
+                gauge(*value).encode(metric)?;
+                continue;
+            }
+            for (labels, value) in values {
+                gauge(value).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+#[derive(Clone)]
+struct Http {
+    agent: Arc<Agent>,
+    registry: Arc<Registry>,
+}
+
+/// `/metrics`, `/healthz` and `/readyz`.
+pub(crate) fn router(agent: Arc<Agent>) -> Router {
+    let mut registry = Registry::default();
+    registry.register("turnpike_requests", "Requests by verb and result", agent.metrics.requests.clone());
+    registry.register(
+        "turnpike_request_duration_seconds",
+        "Time taken by requests",
+        agent.metrics.durations.clone(),
+    );
+    registry.register_collector(Box::new(Present(Arc::clone(&agent))));
+    let state = Http { agent, registry: Arc::new(registry) };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .with_state(state)
+}
+
+async fn metrics(State(http): State<Http>) -> impl IntoResponse {
+    let mut body = String::new();
+    match text::encode(&mut body, &http.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            (StatusCode::OK, [(header::CONTENT_TYPE, kind)], body)
+        }
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], format!("{error}\n"))
+        }
+    }
+}
+
+async fn readyz(State(http): State<Http>) -> impl IntoResponse {
+    match http.agent.ready() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.message)),
+    }
+}

@@ -1,0 +1,263 @@
+//! ADD: an address, durable; then link, routes and limits, in force; then the reply.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
+
+use turnpike_agent_api::{AddReply, AddRequest, ErrorReply, code};
+use turnpike_calc::{AskedLimits, IpamError, RuntimeBandwidth, asked_limits};
+use turnpike_dataplane::AttachReport;
+use turnpike_model::desired::EndpointId;
+
+use crate::agent::Agent;
+use crate::books::{PodState, Reservation, host_link, is_damaged};
+use crate::clock;
+use crate::failpoint;
+use crate::store::{NetnsId, PodRecord};
+
+use super::{dataplane_error, del, endpoint_id, missing_netns, plane_gone};
+
+/// IPv4 gateway in every pod: its neighbour entry is permanent, so nobody needs to answer for it.
+const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
+/// IPv6 gateway in every pod: the link-local address of the host side's MAC address.
+const GATEWAY_V6: std::net::Ipv6Addr =
+    std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+/// Carries out ADD. Idempotent: a repeated ADD of the same container and namespace gets the same answer.
+pub(super) fn add(
+    agent: &Agent,
+    request: AddRequest,
+    netns: Option<OwnedFd>,
+) -> Result<AddReply, ErrorReply> {
+    let netns = netns.ok_or_else(missing_netns)?;
+    let identity = identify(&netns)?;
+    let asked = limits(&request)?;
+    let id = endpoint_id(&request.attachment);
+    let _guard = agent.locks.lock(&id);
+    del::execute_spooled(agent, &request.attachment);
+    if is_removing(agent, &id) {
+        del::remove(agent, &id)?;
+    }
+    clear_link_name(agent, &id)?;
+    match existing(agent, &id) {
+        Some(record) => again(agent, &id, record, identity, netns),
+        None => fresh(agent, &id, &request, asked, identity, netns),
+    }
+}
+
+fn existing(agent: &Agent, id: &EndpointId) -> Option<PodRecord> {
+    agent.books().pod(id).map(|entry| entry.record.clone())
+}
+
+/// A damaged record may stand for this very container: it makes room, for the runtime begins anew. Any other pod of
+/// the same link name has the same hash by chance, and is left alone.
+fn clear_link_name(agent: &Agent, id: &EndpointId) -> Result<(), ErrorReply> {
+    let link = host_link(id);
+    let holder = agent.books().by_host_link(&link).filter(|holder| *holder != id).cloned();
+    match holder {
+        None => Ok(()),
+        Some(holder) if is_damaged(&holder) => del::remove(agent, &holder),
+        Some(holder) => {
+            let message = format!("the link name {link} belongs to container {}", holder.container_id);
+            Err(ErrorReply::new(code::ALREADY_ATTACHED, message)
+                .with_details("start the pod again: it gets another ID"))
+        }
+    }
+}
+
+fn is_removing(agent: &Agent, id: &EndpointId) -> bool {
+    agent.books().pod(id).is_some_and(|entry| entry.state == PodState::Removing)
+}
+
+fn fresh(
+    agent: &Agent,
+    id: &EndpointId,
+    request: &AddRequest,
+    asked: AskedLimits,
+    identity: NetnsId,
+    netns: OwnedFd,
+) -> Result<AddReply, ErrorReply> {
+    let link = host_link(id);
+    let mtu = agent.health().mtu;
+    let created = agent.stamp();
+    let draft = |leases| PodRecord {
+        format: PodRecord::FORMAT,
+        attachment: request.attachment.clone(),
+        network: request.network.clone(),
+        pod: request.pod.clone(),
+        host_link: link,
+        leases,
+        mtu,
+        asked,
+        netns_path: request.netns_path.clone(),
+        netns: identity,
+        created,
+        released: None,
+        unused: false,
+    };
+    let Reservation { record, obsolete } =
+        agent.books().reserve(id, clock::now(), draft).map_err(no_address)?;
+    if let Err(error) = agent.persist(&record) {
+        agent.books().release(id, &record, clock::now());
+        return Err(error);
+    }
+    failpoint::reach("add-stored");
+    let report = match attach(agent, id, &record, netns) {
+        Ok(report) => report,
+        Err(error) => {
+            roll_back(agent, id, record);
+            return Err(error);
+        }
+    };
+    failpoint::reach("add-attached");
+    forget(agent, &obsolete);
+    agent.changed();
+    tracing::info!(
+        container = id.container_id,
+        pod = request.pod.name,
+        namespace = request.pod.namespace,
+        addresses = ?record.addresses(),
+        link = record.host_link,
+        "pod attached"
+    );
+    Ok(reply(&record, &report))
+}
+
+/// The runtime, or turnpike-cni after a lost reply, asks once more: same namespace, same answer.
+fn again(
+    agent: &Agent,
+    id: &EndpointId,
+    mut record: PodRecord,
+    identity: NetnsId,
+    netns: OwnedFd,
+) -> Result<AddReply, ErrorReply> {
+    let same_namespace = record.netns == identity && record.created.boot_id == agent.boot_id;
+    if !same_namespace {
+        if crate::keeper::link_exists(&record.host_link) {
+            let message = format!(
+                "{} of container {} is attached already, in another network namespace ({})",
+                id.ifname, id.container_id, record.netns_path
+            );
+            return Err(ErrorReply::new(code::ALREADY_ATTACHED, message)
+                .with_details(format!("its host link {} is alive; DEL it first", record.host_link)));
+        }
+        record.netns = identity;
+        record.created = agent.stamp();
+        agent.persist(&record)?;
+        if let Some(entry) = agent.books().pod_mut(id) {
+            entry.record = record.clone();
+        }
+    }
+    tracing::info!(container = id.container_id, link = record.host_link, "ADD repeated");
+    let report = attach(agent, id, &record, netns)?;
+    agent.changed();
+    Ok(reply(&record, &report))
+}
+
+fn attach(
+    agent: &Agent,
+    id: &EndpointId,
+    record: &PodRecord,
+    netns: OwnedFd,
+) -> Result<AttachReport, ErrorReply> {
+    let endpoint = agent.books().endpoint(record);
+    let started = Instant::now();
+    let (waited, attached) = agent
+        .plane()?
+        .call(move |dataplane| (started.elapsed(), dataplane.attach(&endpoint, netns.as_fd())))
+        .map_err(plane_gone)?;
+    tracing::debug!(link = record.host_link, ?waited, total = ?started.elapsed(), "data plane done");
+    let attached = attached.map_err(|error| dataplane_error(&error))?;
+    for problem in &attached.problems {
+        tracing::warn!(link = record.host_link, subject = problem.subject, "{}", problem.message);
+    }
+    if let Some(entry) = agent.books().pod_mut(id) {
+        entry.state = PodState::Ready;
+        entry.missing_since = None;
+    }
+    Ok(attached)
+}
+
+/// The addresses were durable, and no packet bore them.
+fn roll_back(agent: &Agent, id: &EndpointId, mut record: PodRecord) {
+    record.released = Some(agent.stamp());
+    record.unused = true;
+    if let Err(error) = agent.persist(&record) {
+        // The books on disk still hold the addresses: so do those in memory, until the keeper succeeds.
+        tracing::error!(
+            link = record.host_link,
+            "addresses of a failed ADD stay reserved: {}",
+            error.message
+        );
+        if let Some(entry) = agent.books().pod_mut(id) {
+            entry.state = PodState::Removing;
+        }
+        return;
+    }
+    agent.books().release(id, &record, clock::now());
+    agent.changed();
+}
+
+/// Removes records that the new one makes superfluous. A file that stays is only untidy.
+fn forget(agent: &Agent, obsolete: &[String]) {
+    for file in obsolete {
+        if let Err(error) = agent.store.remove(file) {
+            tracing::warn!(file, %error, "a superfluous record cannot be removed");
+        }
+    }
+    agent.books().forget(obsolete);
+}
+
+fn reply(record: &PodRecord, report: &AttachReport) -> AddReply {
+    let addresses = record.addresses();
+    let gateways = addresses
+        .iter()
+        .map(|address| if address.is_ipv6() { GATEWAY_V6.into() } else { GATEWAY_V4.into() })
+        .collect();
+    AddReply {
+        host_link: record.host_link.clone(),
+        host_mac: mac(report.host_mac),
+        pod_mac: mac(report.pod_mac),
+        mtu: report.mtu,
+        addresses,
+        gateways,
+    }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn limits(request: &AddRequest) -> Result<AskedLimits, ErrorReply> {
+    let runtime = request.bandwidth.map(|bandwidth| RuntimeBandwidth {
+        ingress_rate: bandwidth.ingress_rate,
+        egress_rate: bandwidth.egress_rate,
+    });
+    asked_limits(&request.annotations, runtime).map_err(|error| {
+        ErrorReply::new(code::INVALID_CONFIG, format!("the bandwidth asked for is unusable: {error}"))
+    })
+}
+
+fn no_address(error: IpamError) -> ErrorReply {
+    let code = match &error {
+        IpamError::Exhausted { .. } | IpamError::NoPool | IpamError::NoBlock { .. } => code::EXHAUSTED,
+        IpamError::AlreadyHeld(_) => code::ALREADY_ATTACHED,
+    };
+    ErrorReply::new(code, error.to_string())
+        .with_details("`turnpike status` shows pools and blocks; add an IPBlock for this node to get more")
+}
+
+/// Which namespace this is; the host's own is refused, whoever opened it.
+fn identify(netns: &OwnedFd) -> Result<NetnsId, ErrorReply> {
+    let unusable = |error: std::io::Error| {
+        ErrorReply::new(code::NETNS, format!("the network namespace is unusable: {error}"))
+    };
+    let theirs = netns.try_clone().and_then(|file| File::from(file).metadata()).map_err(unusable)?;
+    let ours = std::fs::metadata("/proc/self/ns/net").map_err(unusable)?;
+    let identity = NetnsId { dev: theirs.dev(), ino: theirs.ino() };
+    if (ours.dev(), ours.ino()) == (identity.dev, identity.ino) {
+        return Err(ErrorReply::new(code::NETNS, "the network namespace is the host's own"));
+    }
+    Ok(identity)
+}

@@ -1,0 +1,364 @@
+//! Manager for the eBPF programs: which hooks are attached, and what the maps hold.
+//!
+//! Anti-spoofing sits on every pod's link; the bypass on uplinks while a source asks for it; the marker on limited
+//! links; TOA on the configured cgroup while a source has a format. Where the programs cannot be had, everything
+//! else still works, and the problem says what is missing.
+
+mod entries;
+mod mount;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use turnpike_ebpf_loader::abi::{Addr, PodEntry, ToaConfig, Veth};
+use turnpike_ebpf_loader::{Attachment, CounterValues, Error, Hook, OpenOptions, Programs, remove_all};
+use turnpike_model::desired::{DesiredState, Endpoint};
+
+use crate::links::Link;
+use crate::{Problem, Severity, Uplink, endpoint};
+
+const SUBJECT: &str = "ebpf";
+
+/// What the manager looks at: desired state and the links that exist.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) desired: &'a DesiredState,
+    pub(crate) links: &'a BTreeMap<String, Link>,
+    /// Uplinks to hook; only looked at while a source bypasses.
+    pub(crate) uplinks: &'a [Uplink],
+}
+
+/// The eBPF programs, or why there are none.
+#[derive(Debug)]
+pub(crate) struct Bpf {
+    folder: PathBuf,
+    cgroup: Option<PathBuf>,
+    programs: Result<Programs, String>,
+    /// Hooks that this process has put in force: an earlier process's programs are replaced once.
+    ours: BTreeSet<(Hook, u32)>,
+    toa: Option<u64>,
+}
+
+impl Bpf {
+    /// Loads the programs; a failure is kept for [`Self::apply`]'s answer.
+    pub(crate) fn open(folder: &Path, cgroup: Option<&Path>) -> Self {
+        let mut bpf = Self {
+            folder: folder.to_owned(),
+            cgroup: cgroup.map(Path::to_owned),
+            programs: Err(String::new()),
+            ours: BTreeSet::new(),
+            toa: None,
+        };
+        bpf.load();
+        bpf
+    }
+
+    fn load(&mut self) {
+        match mount::ensure(&self.folder) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("mounted a bpffs"),
+            Err(error) => tracing::warn!(%error, "cannot mount a bpffs"),
+        }
+        self.programs = Programs::open(&OpenOptions::new(&self.folder)).map_err(|error| words(&error));
+        if let Err(reason) = &self.programs {
+            tracing::warn!(reason, "eBPF is not available");
+        }
+    }
+
+    /// Brings maps and hooks to the desired state.
+    pub(crate) fn apply(&mut self, view: &View<'_>) -> Vec<Problem> {
+        if self.programs.is_err() {
+            // What was missing at the start (a bpffs mount) may have come.
+            self.load();
+        }
+        let Ok(programs) = &mut self.programs else {
+            return self.without(view.desired);
+        };
+        let mut session = Session { programs, ours: &mut self.ours, problems: Vec::new() };
+        let wanted = session.maps(view);
+        session.hooks(&wanted, view);
+        if let Err(error) = session.toa(view.desired, self.cgroup.as_deref(), &mut self.toa) {
+            session.problem(Severity::Failed, "TOA", &error);
+        }
+        session.problems
+    }
+
+    /// Puts one pod's entries and hooks in force, and nothing else.
+    pub(crate) fn attach(&mut self, endpoint: &Endpoint, veth: &Link, ifb: Option<&Link>) -> Vec<Problem> {
+        let Ok(programs) = &mut self.programs else {
+            return vec![self.anti_spoof_problem()];
+        };
+        let mut session = Session { programs, ours: &mut self.ours, problems: Vec::new() };
+        if let Err(error) = session.pod(endpoint, veth, ifb) {
+            session.problem(Severity::Failed, &endpoint.host_link, &error);
+        }
+        let mut hooks = vec![(Hook::FromPod, veth)];
+        if endpoint.limits.to_workload.is_some() {
+            hooks.push((Hook::Mark, veth));
+        }
+        if endpoint.limits.from_workload.is_some() {
+            hooks.extend(ifb.map(|ifb| (Hook::Mark, ifb)));
+        }
+        for (hook, link) in hooks {
+            session.attach(hook, link);
+        }
+        session.problems
+    }
+
+    /// Redirects nothing to these addresses any more: before their link goes.
+    pub(crate) fn forget_addresses(&mut self, addresses: &[std::net::IpAddr]) -> Result<(), String> {
+        let Ok(programs) = &mut self.programs else {
+            return Ok(());
+        };
+        let results: Vec<_> =
+            addresses.iter().map(|address| programs.maps().pods.remove(&Addr::from(*address))).collect();
+        results.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(words(&error)))
+    }
+
+    /// Forgets links that have gone: not before, or a pod could send for a moment with nobody looking.
+    pub(crate) fn forget_links(&mut self, links: &[u32]) -> Result<(), String> {
+        let Ok(programs) = &mut self.programs else {
+            return Ok(());
+        };
+        let mut results = Vec::new();
+        for link in links {
+            results.push(programs.maps().veths.remove(link));
+            results.push(programs.maps().clear_mark(*link));
+            for hook in Hook::ALL {
+                results.push(programs.detach(hook, *link));
+                self.ours.remove(&(hook, *link));
+            }
+        }
+        results.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(words(&error)))
+    }
+
+    /// Removes every hook, map and pin of ours.
+    pub(crate) fn remove(&mut self) -> Result<(), String> {
+        self.ours.clear();
+        self.toa = None;
+        self.programs = Err("removed".to_owned());
+        remove_all(&self.folder).map_err(|errors| errors.iter().map(words).collect::<Vec<_>>().join("; "))
+    }
+
+    /// The programs' counters by name; `None` without programs.
+    pub(crate) fn counters(&self) -> Option<CounterValues> {
+        self.programs.as_ref().ok().and_then(|programs| programs.maps().counters().ok())
+    }
+
+    fn anti_spoof_problem(&self) -> Problem {
+        let reason = self.programs.as_ref().err().map(String::as_str).unwrap_or_default();
+        Problem {
+            severity: Severity::Degraded,
+            subject: SUBJECT.to_owned(),
+            message: format!(
+                "no anti-spoofing in eBPF; the kernel's reverse path filter checks IPv4 sources only: {reason}"
+            ),
+        }
+    }
+
+    /// What is missing without any program.
+    fn without(&self, desired: &DesiredState) -> Vec<Problem> {
+        let mut problems = vec![self.anti_spoof_problem()];
+        let mut missing = |severity, message: &str| {
+            problems.push(Problem { severity, subject: SUBJECT.to_owned(), message: message.to_owned() });
+        };
+        if desired.lb_sources.values().any(|source| source.bypass) {
+            missing(
+                Severity::Degraded,
+                "no bypass: load-balancer traffic goes through netfilter, past conntrack by nftables' notrack only",
+            );
+        }
+        if desired.lb_sources.values().any(|source| source.toa.is_some()) {
+            missing(
+                Severity::Failed,
+                "no TOA: servers see the load balancer's address instead of the client's",
+            );
+        }
+        if desired.endpoints.values().any(|endpoint| endpoint.limits != Default::default()) {
+            missing(Severity::Degraded, "limits hold, but drop at the queue instead of marking ECN");
+        }
+        problems
+    }
+}
+
+/// What the hooks should be, found while the maps were filled.
+struct Wanted<'a> {
+    hooks: BTreeMap<(Hook, u32), &'a str>,
+}
+
+/// One pass over the programs, collecting problems.
+struct Session<'a> {
+    programs: &'a mut Programs,
+    ours: &'a mut BTreeSet<(Hook, u32)>,
+    problems: Vec<Problem>,
+}
+
+impl Session<'_> {
+    fn problem(&mut self, severity: Severity, subject: &str, error: &Error) {
+        self.problems.push(Problem { severity, subject: subject.to_owned(), message: words(error) });
+    }
+
+    /// Fills the maps, entries before the hooks that need them, and answers which hooks there should be.
+    fn maps<'v>(&mut self, view: &View<'v>) -> Wanted<'v> {
+        let (mut pods, mut veths) = (BTreeMap::<Addr, PodEntry>::new(), BTreeMap::<u32, Veth>::new());
+        let (mut marks, mut hooks) = (BTreeMap::new(), BTreeMap::new());
+        for endpoint in view.desired.endpoints.values() {
+            let Some(link) = view.links.get(&endpoint.host_link) else {
+                continue;
+            };
+            let ifb = view.links.get(&endpoint::ifb_name(&endpoint.host_link));
+            pods.extend(entries::pods(endpoint, link));
+            veths.insert(link.index, entries::veth(endpoint));
+            hooks.insert((Hook::FromPod, link.index), link.name.as_str());
+            for (index, mark) in entries::marks(&endpoint.limits, link.index, ifb.map(|ifb| ifb.index)) {
+                let name = ifb.filter(|ifb| ifb.index == index).unwrap_or(link).name.as_str();
+                hooks.insert((Hook::Mark, index), name);
+                marks.insert(index, mark);
+            }
+        }
+        let bypasses = view.desired.lb_sources.values().any(|source| source.bypass);
+        let uplinks = if bypasses { view.uplinks } else { &[] };
+        hooks.extend(uplinks.iter().map(|uplink| ((Hook::Uplink, uplink.ifindex), uplink.name.as_str())));
+        let (sources, ports) = entries::lb_sources(view.desired);
+        let maps = self.programs.maps();
+        let results = [
+            maps.pods.reconcile(&pods),
+            maps.veths.reconcile(&veths),
+            maps.uplinks.reconcile(&entries::uplinks(uplinks)),
+            maps.lb_ports.reconcile(&ports),
+            maps.lb_sources.reconcile(&sources),
+            maps.mark_config.entries().map(|present| {
+                for stale in present.keys().filter(|index| !marks.contains_key(index)) {
+                    if let Err(error) = maps.clear_mark(*stale) {
+                        tracing::warn!(%error, link = stale, "a marking law could not be removed");
+                    }
+                }
+                turnpike_ebpf_loader::Changes::default()
+            }),
+        ];
+        let marked: Vec<Result<(), Error>> =
+            marks.iter().map(|(index, mark)| maps.set_mark(*index, mark)).collect();
+        for error in
+            results.into_iter().filter_map(Result::err).chain(marked.into_iter().filter_map(Result::err))
+        {
+            self.problem(Severity::Failed, SUBJECT, &error);
+        }
+        Wanted { hooks }
+    }
+
+    /// Attaches what is missing, detaches what nobody wants.
+    fn hooks(&mut self, wanted: &Wanted<'_>, view: &View<'_>) {
+        let recorded = match self.programs.attachments() {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                self.problem(Severity::Failed, SUBJECT, &error);
+                return;
+            }
+        };
+        for attachment in &recorded {
+            if let Attachment::Link { hook, ifindex, .. } = attachment
+                && !wanted.hooks.contains_key(&(*hook, *ifindex))
+            {
+                self.ours.remove(&(*hook, *ifindex));
+                if let Err(error) = self.programs.detach(*hook, *ifindex) {
+                    self.problem(Severity::Failed, SUBJECT, &error);
+                }
+            }
+        }
+        let is_recorded = |hook: Hook, index: u32| {
+            recorded.iter().any(|attachment| {
+                matches!(attachment, Attachment::Link { hook: found, ifindex, .. } if (*found, *ifindex) == (hook, index))
+            })
+        };
+        for ((hook, index), name) in &wanted.hooks {
+            if self.ours.contains(&(*hook, *index)) && is_recorded(*hook, *index) {
+                continue;
+            }
+            match view.links.get(*name) {
+                Some(link) => self.attach(*hook, link),
+                None => self.attach_name(*hook, *index, name),
+            }
+        }
+    }
+
+    fn attach(&mut self, hook: Hook, link: &Link) {
+        self.attach_name(hook, link.index, &link.name);
+    }
+
+    fn attach_name(&mut self, hook: Hook, index: u32, name: &str) {
+        match self.programs.attach(hook, name) {
+            Ok(_) => {
+                self.ours.insert((hook, index));
+            }
+            Err(error) => {
+                // The marker is a comfort, the bypass a short cut; both have a slow path behind them.
+                let severity = if hook == Hook::FromPod { Severity::Failed } else { Severity::Degraded };
+                self.problem(severity, name, &error);
+            }
+        }
+    }
+
+    fn pod(&mut self, endpoint: &Endpoint, veth: &Link, ifb: Option<&Link>) -> Result<(), Error> {
+        let maps = self.programs.maps();
+        maps.veths.insert(&veth.index, &entries::veth(endpoint))?;
+        for (address, entry) in entries::pods(endpoint, veth) {
+            maps.pods.insert(&address, &entry)?;
+        }
+        for (index, mark) in entries::marks(&endpoint.limits, veth.index, ifb.map(|ifb| ifb.index)) {
+            maps.set_mark(index, &mark)?;
+        }
+        Ok(())
+    }
+
+    fn toa(
+        &mut self,
+        desired: &DesiredState,
+        cgroup: Option<&Path>,
+        attached: &mut Option<u64>,
+    ) -> Result<(), Error> {
+        let wanted = desired.lb_sources.values().any(|source| source.toa.is_some());
+        let present: BTreeSet<u64> = self
+            .programs
+            .attachments()?
+            .iter()
+            .filter_map(|attachment| match attachment {
+                Attachment::Cgroup { cgroup, .. } => Some(*cgroup),
+                Attachment::Link { .. } => None,
+            })
+            .collect();
+        let mut keep = None;
+        match cgroup {
+            Some(cgroup) if wanted => {
+                self.programs
+                    .maps()
+                    .set_toa(&ToaConfig { flags: 0, late_packets: ToaConfig::LATE_PACKETS })?;
+                keep = match *attached {
+                    Some(id) if present.contains(&id) => Some(id),
+                    _ => Some(self.programs.attach_toa(cgroup)?),
+                };
+            }
+            None if wanted => self.problems.push(Problem {
+                severity: Severity::Failed,
+                subject: "TOA".to_owned(),
+                message: "no cgroup is configured for it; servers see the load balancer's address".to_owned(),
+            }),
+            _ => {}
+        }
+        *attached = keep;
+        for stale in present.into_iter().filter(|id| Some(*id) != keep) {
+            self.programs.detach_toa(stale)?;
+        }
+        Ok(())
+    }
+}
+
+/// An error with its causes in one line.
+fn words(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,166 @@
+//! The desired state as entries of the eBPF maps. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use turnpike_ebpf_loader::abi::{
+    Addr, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ToaFormat, Uplink, Veth,
+};
+use turnpike_model::desired::{self, DesiredState, Endpoint, Limits};
+
+use crate::endpoint::{self, HOST_MAC};
+use crate::links::Link;
+use crate::nft;
+
+/// How to reach a pod: one entry for each of its addresses.
+pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry> {
+    let flags = if endpoint.limits.to_workload.is_some() { PodEntry::LIMITED } else { 0 };
+    let entry = PodEntry {
+        ifindex: link.index,
+        mtu: link.mtu,
+        flags,
+        pod_mac: endpoint::pod_mac(&endpoint.host_link),
+        host_mac: HOST_MAC,
+    };
+    endpoint.addresses.iter().map(|address| (Addr::from(*address), entry)).collect()
+}
+
+/// What may leave a pod.
+pub(crate) fn veth(endpoint: &Endpoint) -> Veth {
+    let mac = endpoint::pod_mac(&endpoint.host_link);
+    let mut veth = Veth { pod_mac: mac, ..Veth::default() };
+    if endpoint.limits.from_workload.is_some() {
+        veth.flags = Veth::LIMITED;
+    }
+    for address in &endpoint.addresses {
+        match address {
+            IpAddr::V4(ip) => veth.ip4 = ip.octets(),
+            IpAddr::V6(ip) => {
+                veth.ip6 = ip.octets();
+                veth.link_local = endpoint::link_local(mac).octets();
+            }
+        }
+    }
+    veth
+}
+
+/// Marking laws of a pod's links: host veth and ifb.
+pub(crate) fn marks(limits: &Limits, veth: u32, ifb: Option<u32>) -> BTreeMap<u32, MarkConfig> {
+    [(limits.to_workload, Some(veth)), (limits.from_workload, ifb)]
+        .into_iter()
+        .filter_map(|(limit, link)| Some((link?, MarkConfig::for_rate(limit?.0)?)))
+        .collect()
+}
+
+/// Uplinks, numbered in order of their names.
+pub(crate) fn uplinks(uplinks: &[crate::Uplink]) -> BTreeMap<u32, Uplink> {
+    (0..).zip(uplinks).map(|(index, uplink)| (uplink.ifindex, Uplink { mtu: uplink.mtu, index })).collect()
+}
+
+/// Load-balancer sources and their port rules.
+///
+/// The kernel's trie finds the longest prefix only, so each prefix carries what all sources that cover it allow:
+/// that is what the nftables rules say too. Its TOA format is that of the narrowest source that has one.
+pub(crate) fn lb_sources(state: &DesiredState) -> (BTreeMap<LpmKey, LbSource>, BTreeMap<PortKey, u8>) {
+    let (mut sources, mut ports) = (BTreeMap::new(), BTreeMap::new());
+    let prefixes =
+        || state.lb_sources.values().flat_map(|source| source.cidrs.iter().map(move |cidr| (*cidr, source)));
+    for (prefix, _) in prefixes() {
+        let Some(key) = LpmKey::new(prefix.network(), prefix.prefix()) else {
+            continue;
+        };
+        let group = group_of(&key);
+        let mut entry = LbSource { group, uplinks: LbSource::ANY_UPLINK, ..LbSource::default() };
+        let mut narrowest = None;
+        let covers = |other: &ipnetwork::IpNetwork| {
+            other.is_ipv4() == prefix.is_ipv4()
+                && other.prefix() <= prefix.prefix()
+                && other.contains(prefix.network())
+        };
+        for (cidr, source) in prefixes().filter(|(cidr, _)| covers(cidr)) {
+            if source.bypass {
+                entry.flags |= LbSource::BYPASS;
+                if source.ports.is_empty() {
+                    entry.flags |= LbSource::TCP_ANY_PORT;
+                }
+                ports.extend(
+                    source
+                        .ports
+                        .iter()
+                        .map(|port| (PortKey::new(group, nft::protocol_number(port.protocol), port.port), 1)),
+                );
+            }
+            if let Some(format) = source.toa
+                && narrowest.is_none_or(|length| cidr.prefix() > length)
+            {
+                narrowest = Some(cidr.prefix());
+                entry.toa_format = toa_format(format) as u32;
+            }
+        }
+        sources.insert(key, entry);
+    }
+    (sources, ports)
+}
+
+/// A prefix's group number: stable, so that a new source renumbers no other.
+fn group_of(key: &LpmKey) -> u32 {
+    let mut bytes = key.prefix_len.to_be_bytes().to_vec();
+    bytes.extend(key.addr.0);
+    let hash = endpoint::fnv1a(&bytes);
+    u32::try_from((hash >> 32) ^ (hash & u64::from(u32::MAX))).unwrap_or_default()
+}
+
+fn toa_format(format: desired::ToaFormat) -> ToaFormat {
+    match format {
+        desired::ToaFormat::Toa254 => ToaFormat::Toa254,
+        desired::ToaFormat::Toa253V6 => ToaFormat::Toa253V6,
+        desired::ToaFormat::Vtoa252 => ToaFormat::Vtoa252,
+        desired::ToaFormat::Toa200 => ToaFormat::Toa200,
+        desired::ToaFormat::Cdn28 => ToaFormat::Cdn28,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use turnpike_model::desired::{Protocol, ServicePort};
+
+    use super::*;
+
+    fn source(cidr: &str, bypass: bool, toa: Option<desired::ToaFormat>, ports: &[u16]) -> desired::LbSource {
+        desired::LbSource {
+            cidrs: BTreeSet::from([cidr.parse().unwrap()]),
+            bypass,
+            toa,
+            ports: ports.iter().map(|port| ServicePort { protocol: Protocol::Udp, port: *port }).collect(),
+        }
+    }
+
+    #[test]
+    fn a_narrow_prefix_inherits_from_the_sources_that_cover_it() {
+        let state = DesiredState {
+            lb_sources: BTreeMap::from([
+                ("wide".to_owned(), source("10.9.0.0/16", true, Some(desired::ToaFormat::Toa200), &[])),
+                ("narrow".to_owned(), source("10.9.1.0/24", true, Some(desired::ToaFormat::Toa254), &[53])),
+                ("toa-only".to_owned(), source("10.8.0.0/16", false, Some(desired::ToaFormat::Cdn28), &[])),
+            ]),
+            ..DesiredState::default()
+        };
+        let (sources, ports) = lb_sources(&state);
+        let get = |text: &str, length| &sources[&LpmKey::new(text.parse().unwrap(), length).unwrap()];
+        let both = LbSource::BYPASS | LbSource::TCP_ANY_PORT;
+        assert_eq!((get("10.9.0.0", 16).flags, get("10.9.0.0", 16).toa_format), (both, 4));
+        assert_eq!((get("10.9.1.0", 24).flags, get("10.9.1.0", 24).toa_format), (both, 1));
+        assert_eq!((get("10.8.0.0", 16).flags, get("10.8.0.0", 16).toa_format), (0, 5));
+        let group = get("10.9.1.0", 24).group;
+        assert_eq!(ports.keys().copied().collect::<Vec<_>>(), [PortKey::new(group, 17, 53)]);
+    }
+
+    #[test]
+    fn only_limited_links_are_marked() {
+        let limits = Limits { to_workload: Some(desired::BitsPerSecond(1_000_000)), from_workload: None };
+        assert_eq!(marks(&limits, 7, Some(8)).into_keys().collect::<Vec<_>>(), [7]);
+        assert!(marks(&Limits::default(), 7, Some(8)).is_empty());
+    }
+}

@@ -1,0 +1,161 @@
+//! The host side of a pod's link: sysctls, MAC, gateway address, neighbours. Needs nothing from inside the pod, so
+//! it is also what [`crate::Dataplane::apply`] brings back after somebody changed it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_route::address::AddressScope;
+use turnpike_model::desired::Endpoint;
+
+use crate::endpoint::{self, GATEWAY_V6, HOST_MAC, LINK_PREFIX};
+use crate::links::{self, Link, Mac};
+use crate::netlink::{Netlink, Request};
+use crate::{DataplaneError, sysctl};
+
+/// Prefix length of every link-local address.
+const LINK_LOCAL_LENGTH: u8 = 64;
+
+/// Addresses and permanent neighbours of all links, read once for many endpoints.
+#[derive(Debug, Default)]
+pub(crate) struct HostTables {
+    addresses: BTreeSet<(u32, IpNetwork)>,
+    neighbours: BTreeSet<(u32, IpAddr, Mac)>,
+}
+
+impl HostTables {
+    /// Dumps both tables.
+    pub(crate) fn read(netlink: &mut Netlink) -> Result<Self, DataplaneError> {
+        let addresses = links::all_addresses(netlink).map_err(|refusal| refusal.doing("list addresses"))?;
+        let neighbours =
+            links::permanent_neighbours(netlink).map_err(|refusal| refusal.doing("list neighbours"))?;
+        Ok(Self {
+            addresses: addresses.into_iter().map(|(index, net, _)| (index, net)).collect(),
+            neighbours: neighbours.into_iter().collect(),
+        })
+    }
+}
+
+impl HostTables {
+    /// Addresses of the pod without a permanent neighbour entry on its link.
+    pub(crate) fn missing_neighbours(&self, endpoint: &Endpoint, link: &Link) -> Vec<IpAddr> {
+        let mac = endpoint::pod_mac(&endpoint.host_link);
+        let missing = |address: &&IpAddr| !self.neighbours.contains(&(link.index, **address, mac));
+        endpoint.addresses.iter().filter(missing).copied().collect()
+    }
+}
+
+/// Keeps IPv6 off a link that only queues.
+pub(crate) fn quieten(name: &str) -> Result<(), DataplaneError> {
+    if sysctl::has_ipv6() {
+        sysctl::ensure(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+    }
+    Ok(())
+}
+
+/// Turns forwarding on for the whole namespace. Interfaces that listen to router advertisements go on doing so:
+/// forwarding would silence `accept_ra=1`, and the node would lose its default route.
+pub(crate) fn enable_forwarding() -> Result<(), DataplaneError> {
+    sysctl::ensure("net/ipv4/ip_forward", "1")?;
+    let all = "net/ipv6/conf/all/forwarding";
+    if sysctl::read(all)?.as_deref() != Some("0") {
+        return Ok(());
+    }
+    for name in sysctl::interfaces("ipv6").iter().filter(|name| !name.starts_with(LINK_PREFIX)) {
+        let key = format!("net/ipv6/conf/{name}/accept_ra");
+        if sysctl::read(&key)?.as_deref() == Some("1") {
+            sysctl::ensure(&key, "2")?;
+        }
+    }
+    sysctl::ensure(all, "1").map(|_| ())
+}
+
+/// Brings the host side to what it should be; writes only differences. Answers whether it wrote anything.
+pub(crate) fn reconcile(
+    netlink: &mut Netlink,
+    endpoint: &Endpoint,
+    link: &Link,
+    tables: &HostTables,
+) -> Result<bool, DataplaneError> {
+    let name = &link.name;
+    let mut wrote = sysctls(endpoint)?;
+    let requests = differences(endpoint, link, tables);
+    wrote |= !requests.is_empty();
+    netlink.all(&requests).map_err(|refusal| refusal.doing(format!("set up host side {name}")))?;
+    Ok(wrote)
+}
+
+/// Reads the host side's MAC back: udev and network managers like to change it behind our back.
+pub(crate) fn verify_mac(netlink: &mut Netlink, name: &str) -> Result<Link, DataplaneError> {
+    let link = links::by_name(netlink, name).map_err(|refusal| refusal.doing(format!("read {name}")))?;
+    let Some(link) = link else {
+        return Err(DataplaneError::LinkGone { link: name.to_owned() });
+    };
+    if link.mac == Some(HOST_MAC) {
+        return Ok(link);
+    }
+    Err(DataplaneError::HostMac {
+        link: name.to_owned(),
+        found: link.mac.map_or_else(|| "none".to_owned(), format_mac),
+        wanted: format_mac(HOST_MAC),
+    })
+}
+
+/// A MAC address in its usual writing.
+pub(crate) fn format_mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Sysctls of the host side; `None` where the family is not there.
+pub(crate) fn wanted_sysctls(endpoint: &Endpoint) -> Vec<(String, &'static str)> {
+    let link = &endpoint.host_link;
+    let v4 = |key: &str| format!("net/ipv4/conf/{link}/{key}");
+    let v6 = |key: &str| format!("net/ipv6/conf/{link}/{key}");
+    let mut wanted = vec![
+        (v4("forwarding"), "1"),
+        // Answers ARP as Calico does, for pods whose permanent entry was lost.
+        (v4("proxy_arp"), "1"),
+        (format!("net/ipv4/neigh/{link}/proxy_delay"), "0"),
+        (v4("rp_filter"), "1"),
+        (v4("accept_local"), "0"),
+    ];
+    if sysctl::has_ipv6() {
+        // The link-local address is added by hand: other address generation modes would not yield the EUI-64 one.
+        wanted.extend([(v6("addr_gen_mode"), "1"), (v6("accept_ra"), "0"), (v6("accept_dad"), "0")]);
+        if endpoint.addresses.iter().any(IpAddr::is_ipv6) {
+            wanted.extend([(v6("disable_ipv6"), "0"), (v6("forwarding"), "1")]);
+        }
+    }
+    wanted
+}
+
+fn sysctls(endpoint: &Endpoint) -> Result<bool, DataplaneError> {
+    let mut wrote = false;
+    for (key, value) in wanted_sysctls(endpoint) {
+        wrote |= sysctl::ensure(&key, value)?;
+    }
+    Ok(wrote)
+}
+
+fn differences(endpoint: &Endpoint, link: &Link, tables: &HostTables) -> Vec<Request> {
+    let mut requests = Vec::new();
+    if link.mac != Some(HOST_MAC) {
+        requests.push(links::set_mac(link.index, HOST_MAC));
+    }
+    if link.mtu != endpoint.mtu {
+        requests.push(links::set_mtu(link.index, endpoint.mtu));
+    }
+    if !link.up {
+        requests.push(links::set_up(link.index));
+    }
+    if endpoint.addresses.iter().any(IpAddr::is_ipv6)
+        && let Ok(gateway) = IpNetwork::new(GATEWAY_V6.into(), LINK_LOCAL_LENGTH)
+        && !tables.addresses.contains(&(link.index, gateway))
+    {
+        requests.push(links::add_address(link.index, gateway, AddressScope::Link));
+    }
+    let mac = endpoint::pod_mac(&endpoint.host_link);
+    let missing = tables.missing_neighbours(endpoint, link);
+    requests.extend(missing.into_iter().map(|address| links::set_neighbour(link.index, address, mac)));
+    requests
+}

@@ -1,0 +1,36 @@
+//! The data plane of one node: brings the kernel to what `turnpike-model`'s `DesiredState` says.
+//!
+//! Managers translate the desired state into kernel objects; drivers read what is there and write only the
+//! difference (links, routes, neighbours, nftables, traffic control, eBPF). Every driver may be killed between any
+//! two system calls: the next [`Dataplane::apply`] converges. Nothing is ever flushed, and nothing that is not ours
+//! is touched. Ours means: link names `tpk…`, our route protocol, table `inet turnpike`, our folder in bpffs.
+//!
+//! **Blocking.** Every call does system calls and returns when the kernel has answered. The owner runs a
+//! [`Dataplane`] on one dedicated thread and sends it work over a channel; the type is `Send`, not shared.
+
+mod bpf;
+mod config;
+mod conntrack;
+mod endpoint;
+mod error;
+mod facts;
+mod host;
+mod links;
+mod netlink;
+mod netns;
+mod nft;
+mod plane;
+mod pod;
+mod report;
+mod routes;
+mod sysctl;
+mod tc;
+mod watch;
+
+pub use config::DataplaneConfig;
+pub use error::DataplaneError;
+pub use plane::Dataplane;
+pub use report::{
+    AttachReport, Finding, LimitsInForce, MtuDecision, MtuRule, NodeFacts, Problem, Severity, Uplink,
+};
+pub use watch::Watch;

@@ -1,0 +1,143 @@
+//! The owner of all managers and drivers.
+
+mod apply;
+mod attach;
+mod check;
+
+use std::os::fd::BorrowedFd;
+
+use turnpike_model::desired::{DesiredState, Endpoint};
+
+use crate::bpf::Bpf;
+use crate::netlink::Netlink;
+use crate::nft::Nftables;
+use crate::routes::HostRoutes;
+use crate::{
+    AttachReport, DataplaneConfig, DataplaneError, Finding, LimitsInForce, NodeFacts, Problem, facts, host,
+};
+
+/// One node's data plane. Make it inside the host's network namespace and keep it on one thread.
+#[derive(Debug)]
+pub struct Dataplane {
+    config: DataplaneConfig,
+    netlink: Netlink,
+    conntrack: Netlink,
+    routes: HostRoutes,
+    nft: Nftables,
+    bpf: Bpf,
+    /// What was applied last, with attachments and detachments since; `None` before the first
+    /// [`Self::apply`], while other pods' entries are not known and shared tables must not be touched.
+    desired: Option<DesiredState>,
+    /// Attached before the first [`Self::apply`].
+    early: Vec<Endpoint>,
+}
+
+impl Dataplane {
+    /// Opens the kernel's interfaces and probes features; writes nothing but node-wide sysctls
+    /// (forwarding, with `accept_ra` taken care of first), and takes over the routes that an earlier process left.
+    ///
+    /// A feature that the kernel lacks is no error: it shows as [`Severity::Degraded`](crate::Severity) in
+    /// [`Self::apply`]'s answer.
+    ///
+    /// # Errors
+    /// Netlink or sysctls cannot be used at all, or another process manages our routes in this namespace.
+    pub fn new(config: DataplaneConfig) -> Result<Self, DataplaneError> {
+        let open = |family, what: &str| {
+            Netlink::open(family)
+                .map_err(|source| DataplaneError::Netlink { what: format!("open a {what} socket"), source })
+        };
+        let netlink = open(libc::NETLINK_ROUTE, "route")?;
+        let conntrack = open(libc::NETLINK_NETFILTER, "conntrack")?;
+        host::enable_forwarding()?;
+        Ok(Self {
+            netlink,
+            conntrack,
+            routes: HostRoutes::open(&config)?,
+            nft: Nftables::open(&config.nft_table)?,
+            bpf: Bpf::open(&config.bpffs, config.cgroup_root.as_deref()),
+            desired: None,
+            early: Vec::new(),
+            config,
+        })
+    }
+
+    /// Uplinks and the MTU of new pod links, read now.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub fn facts(&mut self) -> Result<NodeFacts, DataplaneError> {
+        facts::read(&mut self.netlink, self.config.mtu)
+            .map_err(|refusal| refusal.doing("read the node's links"))
+    }
+
+    /// Makes a pod's link, addresses, routes, neighbours, limits and eBPF, all in force when it returns.
+    ///
+    /// Idempotent: an attachment of the same endpoint is completed, not made anew. On failure everything that this
+    /// call made is removed. `netns` is the pod's network namespace, opened by the CNI binary.
+    ///
+    /// The endpoint must be in the agent's own books before the call: [`Self::apply`] removes every `tpk…` link that
+    /// its desired state does not name. Call [`Self::apply`] once before the first attachment, so that the bypass
+    /// and the nftables sets know about the new pod at once.
+    ///
+    /// # Errors
+    /// See [`DataplaneError`].
+    pub fn attach(
+        &mut self,
+        endpoint: &Endpoint,
+        netns: BorrowedFd<'_>,
+    ) -> Result<AttachReport, DataplaneError> {
+        self.attach_endpoint(endpoint, netns)
+    }
+
+    /// Compares a pod's link with what [`Self::attach`] makes (CNI CHECK); an empty answer is "all well".
+    ///
+    /// # Errors
+    /// The comparison itself could not be made.
+    pub fn check(
+        &mut self,
+        endpoint: &Endpoint,
+        netns: BorrowedFd<'_>,
+    ) -> Result<Vec<Finding>, DataplaneError> {
+        self.check_endpoint(endpoint, netns)
+    }
+
+    /// Removes a pod's link and all that belongs to it, by the host side's name; needs no network namespace.
+    ///
+    /// Idempotent: what is gone already is no error. Goes on after errors and reports the first.
+    ///
+    /// # Errors
+    /// Something of the attachment is still there.
+    pub fn detach(&mut self, host_link: &str) -> Result<(), DataplaneError> {
+        self.detach_link(host_link)
+    }
+
+    /// Brings the node to `desired`, writing only differences, and answers with what could not be done.
+    ///
+    /// Call it at start (existing pods are adopted, traffic does not stop) and after every change. It works on the
+    /// host side only: an endpoint whose link is gone is a problem in the answer, not something it makes. The answer
+    /// is the complete list of present problems each time.
+    pub fn apply(&mut self, desired: &DesiredState) -> Vec<Problem> {
+        self.apply_state(desired)
+    }
+
+    /// The limits that the kernel enforces now for an endpoint: what it asks for where that is in force exactly,
+    /// else `None`.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub fn limits_in_force(&mut self, endpoint: &Endpoint) -> Result<LimitsInForce, DataplaneError> {
+        self.read_limits(endpoint)
+    }
+
+    /// Counters of the eBPF programs by name, summed over CPUs; `None` where there are no programs.
+    #[must_use]
+    pub fn counters(&self) -> Option<std::collections::BTreeMap<&'static str, u64>> {
+        self.bpf.counters()
+    }
+
+    /// Removes every object of ours and nothing else: links, ifbs, routes, nftables table, pins, tc. Pods lose their
+    /// network. Goes on after errors; the answer lists what is still there. Forwarding stays on.
+    pub fn teardown(&mut self) -> Vec<Problem> {
+        self.remove_everything()
+    }
+}

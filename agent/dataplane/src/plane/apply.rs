@@ -1,0 +1,184 @@
+//! The whole node from any state to the desired one, and to nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use turnpike_model::desired::{DesiredState, Endpoint};
+
+use crate::bpf::View;
+use crate::endpoint::{self, LINK_PREFIX};
+use crate::host::HostTables;
+use crate::links::{self, Link};
+use crate::tc::Qdiscs;
+use crate::{Dataplane, DataplaneError, Problem, Severity, Uplink, host, sysctl};
+
+/// Problems as they are found.
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn failed(&mut self, subject: &str, message: String) {
+        self.0.push(Problem { severity: Severity::Failed, subject: subject.to_owned(), message });
+    }
+
+    fn degraded(&mut self, subject: &str, message: String) {
+        self.0.push(Problem { severity: Severity::Degraded, subject: subject.to_owned(), message });
+    }
+
+    /// Keeps the value, or the error as a problem.
+    fn take<T>(&mut self, subject: &str, result: Result<T, DataplaneError>) -> Option<T> {
+        result.map_err(|error| self.failed(subject, error.to_string())).ok()
+    }
+}
+
+impl Dataplane {
+    pub(super) fn apply_state(&mut self, desired: &DesiredState) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        self.desired = Some(desired.clone());
+        self.early.clear();
+        problems.take("forwarding", host::enable_forwarding());
+        warn_about_sysctls(&mut problems);
+        let read = links::all(&mut self.netlink).map_err(|refusal| refusal.doing("list links"));
+        let Some(links) = problems.take("links", read) else {
+            return problems.0;
+        };
+        self.remove_strangers(desired, &links, &mut problems);
+        self.reconcile_endpoints(desired, &links, &mut problems);
+        // Limits made or removed ifbs.
+        let reread = links::all(&mut self.netlink).map_err(|refusal| refusal.doing("list links"));
+        let Some(links) = problems.take("links", reread) else {
+            return problems.0;
+        };
+        if let Some(failures) = problems.take("routes", self.routes.apply(desired, &links)) {
+            for failure in failures {
+                problems.failed("routes", failure.to_string());
+            }
+        }
+        problems.take("nftables", self.nft.apply(desired));
+        let uplinks = self.uplinks(desired, &links, &mut problems);
+        let view = View { desired, links: &links, uplinks: &uplinks };
+        problems.0.extend(self.bpf.apply(&view));
+        problems.0.sort();
+        problems.0.dedup();
+        problems.0
+    }
+
+    /// Deletes links of ours that no endpoint has.
+    fn remove_strangers(
+        &mut self,
+        desired: &DesiredState,
+        links: &BTreeMap<String, Link>,
+        problems: &mut Problems,
+    ) {
+        let wanted: BTreeSet<String> = desired.endpoints.values().flat_map(links_of).collect();
+        let strangers = links.values().filter(|link| is_ours(link) && !wanted.contains(&link.name));
+        for link in strangers {
+            tracing::info!(link = link.name, "removing a link that no pod has");
+            let removed = self.remove_link(&link.name, link.kind.as_deref().unwrap_or_default());
+            problems.take(&link.name, removed);
+            if let Err(message) = self.bpf.forget_links(&[link.index]) {
+                problems.degraded(&link.name, message);
+            }
+        }
+    }
+
+    fn reconcile_endpoints(
+        &mut self,
+        desired: &DesiredState,
+        links: &BTreeMap<String, Link>,
+        problems: &mut Problems,
+    ) {
+        let tables = problems.take("links", HostTables::read(&mut self.netlink)).unwrap_or_default();
+        let qdiscs = problems.take("limits", Qdiscs::read(&mut self.netlink)).unwrap_or_default();
+        for endpoint in desired.endpoints.values() {
+            let name = &endpoint.host_link;
+            let Some(link) = links.get(name) else {
+                let pod = &endpoint.id.container_id;
+                problems.failed(name, format!("the link of pod {pod} is gone; the pod must be made anew"));
+                continue;
+            };
+            if let Some(true) =
+                problems.take(name, host::reconcile(&mut self.netlink, endpoint, link, &tables))
+            {
+                tracing::info!(link = name, "put the host side of a pod's link back");
+                problems.take(name, host::verify_mac(&mut self.netlink, name));
+            }
+            let limited = self.limit_with(endpoint, link, &qdiscs);
+            problems.take(name, limited);
+        }
+    }
+
+    /// The uplinks that the desired state names, or those that the node has.
+    fn uplinks(
+        &mut self,
+        desired: &DesiredState,
+        links: &BTreeMap<String, Link>,
+        problems: &mut Problems,
+    ) -> Vec<Uplink> {
+        if !desired.lb_sources.values().any(|source| source.bypass) {
+            return Vec::new();
+        }
+        let found = self.facts();
+        let found = problems.take("uplinks", found).map(|facts| facts.uplinks).unwrap_or_default();
+        if desired.uplinks.is_empty() {
+            return found;
+        }
+        let mut named = Vec::new();
+        for name in &desired.uplinks {
+            match (found.iter().find(|uplink| &uplink.name == name), links.get(name)) {
+                (Some(uplink), _) => named.push(uplink.clone()),
+                (None, Some(link)) => named.push(Uplink {
+                    name: name.clone(),
+                    ifindex: link.index,
+                    mtu: link.mtu,
+                    has_default_route: false,
+                }),
+                (None, None) => problems.failed(name, "no such interface to be an uplink".to_owned()),
+            }
+        }
+        named
+    }
+
+    pub(super) fn remove_everything(&mut self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        self.desired = None;
+        self.early.clear();
+        let read = links::all(&mut self.netlink).map_err(|refusal| refusal.doing("list links"));
+        for link in problems.take("links", read).unwrap_or_default().values().filter(|link| is_ours(link)) {
+            let removed = self.remove_link(&link.name, link.kind.as_deref().unwrap_or_default());
+            problems.take(&link.name, removed);
+        }
+        if let Err(message) = self.bpf.remove() {
+            problems.failed("ebpf", message);
+        }
+        problems.take("routes", self.routes.clear());
+        problems.take("nftables", self.nft.remove());
+        problems.0
+    }
+}
+
+/// Names of all links that an endpoint may have.
+fn links_of(endpoint: &Endpoint) -> Vec<String> {
+    let mut names = vec![endpoint.host_link.clone()];
+    if endpoint.limits.from_workload.is_some() {
+        names.push(endpoint::ifb_name(&endpoint.host_link));
+    }
+    names
+}
+
+/// Ours by name and kind: a bridge that somebody called `tpk0` is not.
+fn is_ours(link: &Link) -> bool {
+    link.name.starts_with(LINK_PREFIX) && (link.is_kind("veth") || link.is_kind("ifb"))
+}
+
+/// Node-wide settings of others that weaken ours. They are named, not changed.
+fn warn_about_sysctls(problems: &mut Problems) {
+    if let Ok(Some(value)) = sysctl::read("net/ipv4/conf/all/rp_filter")
+        && value == "2"
+    {
+        problems.degraded(
+            "sysctl net.ipv4.conf.all.rp_filter",
+            "it is 2, which makes the reverse path filter loose on pod links too; set it to 0 or 1"
+                .to_owned(),
+        );
+    }
+}

@@ -1,0 +1,341 @@
+//! ADD and DEL: one pod's link from nothing to in force, and back.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use turnpike_model::desired::Endpoint;
+
+use crate::endpoint::{self, HOST_MAC, LINK_PREFIX};
+use crate::host::HostTables;
+use crate::links::{self, Holder, Link, Mac, Veth};
+use crate::pod::{self, PodOptions};
+use crate::tc::{self, Qdiscs, Target, shape};
+use crate::{AttachReport, Dataplane, DataplaneError, Problem, Severity, conntrack, host, netns};
+
+impl Dataplane {
+    pub(super) fn attach_endpoint(
+        &mut self,
+        endpoint: &Endpoint,
+        netns: BorrowedFd<'_>,
+    ) -> Result<AttachReport, DataplaneError> {
+        endpoint::validate(endpoint)?;
+        if netns::is_own(netns).map_err(DataplaneError::EnterNetns)? {
+            return Err(DataplaneError::HostNetns);
+        }
+        let mut problems = self.claim_addresses(endpoint)?;
+        let created = self.ensure_veth(endpoint, netns)?;
+        match self.complete(endpoint, netns, created) {
+            Ok(mut report) => {
+                problems.append(&mut report.problems);
+                report.problems = problems;
+                Ok(report)
+            }
+            Err(error) => {
+                if created && let Err(second) = self.detach_link(&endpoint.host_link) {
+                    tracing::warn!(link = endpoint.host_link, error = %second, "rollback left something behind");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes sure that nobody alive has the endpoint's addresses; what a dead link of ours still holds is taken.
+    fn claim_addresses(&mut self, endpoint: &Endpoint) -> Result<Vec<Problem>, DataplaneError> {
+        let mut problems = Vec::new();
+        for address in &endpoint.addresses {
+            let in_use = |holder: String| DataplaneError::AddressInUse { address: *address, holder };
+            let holder = match links::holder(&mut self.netlink, *address) {
+                None => continue,
+                Some(Holder::Node) => return Err(in_use("(the node itself)".to_owned())),
+                Some(Holder::Link(index)) => links::by_index(&mut self.netlink, index)
+                    .map_err(|refusal| refusal.doing(format!("read link {index}")))?,
+            };
+            let Some(holder) = holder.filter(|link| link.name != endpoint.host_link) else {
+                continue;
+            };
+            let orphan = holder.name.starts_with(LINK_PREFIX) && self.is_orphan(&holder.name);
+            if !orphan {
+                return Err(in_use(holder.name));
+            }
+            self.detach_link(&holder.name)?;
+            problems.push(Problem {
+                severity: Severity::Degraded,
+                subject: endpoint.host_link.clone(),
+                message: format!(
+                    "{address} was still held by {}, whose pod is gone; taken over",
+                    holder.name
+                ),
+            });
+        }
+        Ok(problems)
+    }
+
+    /// True for a link of ours that belongs to no pod in the books. Before the first apply nothing is known.
+    fn is_orphan(&self, host_link: &str) -> bool {
+        self.desired.as_ref().is_some_and(|desired| {
+            !desired.endpoints.values().any(|endpoint| endpoint.host_link == host_link)
+        })
+    }
+
+    /// Adopts or creates the veth pair; answers whether it was created.
+    fn ensure_veth(&mut self, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<bool, DataplaneError> {
+        let (name, ifname) = (&endpoint.host_link, &endpoint.id.ifname);
+        let present = links::by_name(&mut self.netlink, name)
+            .map_err(|refusal| refusal.doing(format!("read {name}")))?;
+        if let Some(host) = present {
+            if !host.is_kind("veth") {
+                return Err(DataplaneError::HostLinkForeign { link: name.clone() });
+            }
+            match in_pod(netns, |socket| pod::link(socket, ifname))? {
+                Some(pod) if pod::is_pair(&host, &pod) => return Ok(false),
+                Some(_) => return Err(taken(endpoint)),
+                // The other end is in a namespace that this pod no longer has.
+                None => self.detach_link(name)?,
+            }
+        }
+        let veth = Veth {
+            host_name: name,
+            host_mac: HOST_MAC,
+            pod_name: ifname,
+            pod_mac: endpoint::pod_mac(name),
+            pod_netns: netns,
+            mtu: endpoint.mtu,
+        };
+        match self.netlink.call(&links::create_veth(&veth)) {
+            Ok(()) => Ok(true),
+            Err(refusal) if refusal.is(libc::EEXIST) => Err(taken(endpoint)),
+            Err(refusal) => Err(refusal.doing(format!("create veth pair {name} - {ifname}"))),
+        }
+    }
+
+    fn complete(
+        &mut self,
+        endpoint: &Endpoint,
+        netns: BorrowedFd<'_>,
+        created: bool,
+    ) -> Result<AttachReport, DataplaneError> {
+        let name = &endpoint.host_link;
+        let link = self.host_link(name)?;
+        let tables = if created { HostTables::default() } else { HostTables::read(&mut self.netlink)? };
+        host::reconcile(&mut self.netlink, endpoint, &link, &tables)?;
+        let (pod_ifindex, pod_mac) = self.configure_pod(endpoint, netns)?;
+        let link = host::verify_mac(&mut self.netlink, name)?;
+        let ifb = self.limit(endpoint, &link)?;
+        let mut problems = self.bpf.attach(endpoint, &link, ifb.as_ref());
+        problems.extend(self.register(endpoint));
+        self.routes.add(&endpoint.addresses, link.index)?;
+        Ok(AttachReport {
+            host_ifindex: link.index,
+            host_mac: HOST_MAC,
+            pod_ifindex,
+            pod_mac,
+            mtu: link.mtu,
+            problems,
+        })
+    }
+
+    fn host_link(&mut self, name: &str) -> Result<Link, DataplaneError> {
+        links::by_name(&mut self.netlink, name)
+            .map_err(|refusal| refusal.doing(format!("read {name}")))?
+            .ok_or_else(|| DataplaneError::LinkGone { link: name.to_owned() })
+    }
+
+    fn configure_pod(
+        &self,
+        endpoint: &Endpoint,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(u32, Mac), DataplaneError> {
+        let options = PodOptions {
+            ecn: self.config.pod_ecn,
+            gso_max_size: endpoint.limits.from_workload.and_then(|limit| shape::gso_cap(limit, endpoint.mtu)),
+        };
+        in_pod(netns, |socket| pod::configure(socket, endpoint, options))
+    }
+
+    /// Puts the endpoint into the books, and into the tables that pods share. A pod is not refused because those
+    /// cannot be written: the next apply says so, and tries again.
+    fn register(&mut self, endpoint: &Endpoint) -> Option<Problem> {
+        let Some(desired) = &mut self.desired else {
+            self.early.retain(|early| early.id != endpoint.id);
+            self.early.push(endpoint.clone());
+            return None;
+        };
+        desired.endpoints.insert(endpoint.id.clone(), endpoint.clone());
+        self.nft.apply(desired).err().map(|error| Problem {
+            severity: Severity::Failed,
+            subject: "nftables".to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Brings both limits of an endpoint to what it asks for; answers the ifb where there is one.
+    pub(super) fn limit(&mut self, endpoint: &Endpoint, link: &Link) -> Result<Option<Link>, DataplaneError> {
+        let qdiscs = Qdiscs::read(&mut self.netlink)?;
+        self.limit_with(endpoint, link, &qdiscs)
+    }
+
+    /// As [`Self::limit`], with the qdiscs read already.
+    pub(super) fn limit_with(
+        &mut self,
+        endpoint: &Endpoint,
+        link: &Link,
+        qdiscs: &Qdiscs,
+    ) -> Result<Option<Link>, DataplaneError> {
+        let veth = Target { name: &link.name, index: link.index, mtu: link.mtu };
+        tc::set_limit(&mut self.netlink, qdiscs, veth, endpoint.limits.to_workload)?;
+        self.cap_gso(endpoint, link)?;
+        let name = endpoint::ifb_name(&endpoint.host_link);
+        let Some(limit) = endpoint.limits.from_workload else {
+            tc::set_redirect(&mut self.netlink, qdiscs, veth, None)?;
+            self.remove_ifb(&name)?;
+            return Ok(None);
+        };
+        let ifb = self.ensure_ifb(&name, link.mtu)?;
+        let target = Target { name: &ifb.name, index: ifb.index, mtu: ifb.mtu };
+        tc::set_limit(&mut self.netlink, qdiscs, target, Some(limit))?;
+        tc::set_redirect(&mut self.netlink, qdiscs, veth, Some(ifb.index))?;
+        Ok(Some(ifb))
+    }
+
+    /// What the host itself sends to a slow pod comes in small bursts.
+    fn cap_gso(&mut self, endpoint: &Endpoint, link: &Link) -> Result<(), DataplaneError> {
+        let Some(cap) = endpoint.limits.to_workload.and_then(|limit| shape::gso_cap(limit, link.mtu)) else {
+            return Ok(());
+        };
+        if link.gso_max_size == Some(cap) {
+            return Ok(());
+        }
+        self.netlink
+            .call(&links::set_gso_max_size(link.index, cap))
+            .map_err(|refusal| refusal.doing(format!("cap bursts on {}", link.name)))
+    }
+
+    fn ensure_ifb(&mut self, name: &str, mtu: u32) -> Result<Link, DataplaneError> {
+        let doing = |what: &str| format!("{what} {name}");
+        let present =
+            links::by_name(&mut self.netlink, name).map_err(|refusal| refusal.doing(doing("read")))?;
+        let ifb = match present {
+            Some(link) if !link.is_kind("ifb") => {
+                return Err(DataplaneError::HostLinkForeign { link: name.to_owned() });
+            }
+            Some(link) => link,
+            None => {
+                let request = links::create_ifb(name, mtu);
+                self.netlink.call(&request).map_err(|refusal| refusal.doing(doing("create ifb")))?;
+                self.host_link(name)?
+            }
+        };
+        if !ifb.up {
+            host::quieten(name)?;
+            self.netlink
+                .call(&links::set_up(ifb.index))
+                .map_err(|refusal| refusal.doing(doing("bring up")))?;
+        }
+        Ok(ifb)
+    }
+
+    fn remove_ifb(&mut self, name: &str) -> Result<Option<u32>, DataplaneError> {
+        self.remove_link(name, "ifb")
+    }
+
+    /// Deletes a link of ours by name, if it is there and of that kind; answers its index.
+    pub(super) fn remove_link(&mut self, name: &str, kind: &str) -> Result<Option<u32>, DataplaneError> {
+        let present = links::by_name(&mut self.netlink, name)
+            .map_err(|refusal| refusal.doing(format!("read {name}")))?;
+        let Some(link) = present.filter(|link| link.is_kind(kind)) else {
+            return Ok(None);
+        };
+        match self.netlink.call(&links::delete(link.index)) {
+            Err(refusal) if !refusal.is_absent() => Err(refusal.doing(format!("delete {name}"))),
+            _ => Ok(Some(link.index)),
+        }
+    }
+
+    pub(super) fn detach_link(&mut self, host_link: &str) -> Result<(), DataplaneError> {
+        if !host_link.starts_with(LINK_PREFIX) {
+            return Err(DataplaneError::BadEndpoint {
+                id: host_link.to_owned(),
+                message: format!("a host link of ours begins with {LINK_PREFIX}"),
+            });
+        }
+        let addresses = self.unregister(host_link);
+        let indices = self.indices_of(host_link);
+        let mut results = vec![
+            self.bpf.forget_addresses(&addresses).map_err(DataplaneError::Ebpf),
+            self.routes.remove(&addresses),
+            self.remove_link(host_link, "veth").map(|_| ()),
+            self.remove_ifb(&endpoint::ifb_name(host_link)).map(|_| ()),
+            self.bpf.forget_links(&indices).map_err(DataplaneError::Ebpf),
+        ];
+        if let Some(desired) = &self.desired {
+            results.push(self.nft.apply(desired).map(|_| ()));
+        }
+        self.forget_flows(&addresses);
+        results.into_iter().collect()
+    }
+
+    /// Takes an endpoint out of the books; its addresses, unless another endpoint has them by now.
+    fn unregister(&mut self, host_link: &str) -> Vec<IpAddr> {
+        let mut gone = Vec::new();
+        self.early.retain(|endpoint| {
+            let stays = endpoint.host_link != host_link;
+            if !stays {
+                gone.extend(endpoint.addresses.iter().copied());
+            }
+            stays
+        });
+        let Some(desired) = &mut self.desired else {
+            return gone;
+        };
+        desired.endpoints.retain(|_, endpoint| {
+            let stays = endpoint.host_link != host_link;
+            if !stays {
+                gone.extend(endpoint.addresses.iter().copied());
+            }
+            stays
+        });
+        gone.retain(|address| {
+            !desired.endpoints.values().any(|endpoint| endpoint.addresses.contains(address))
+        });
+        gone
+    }
+
+    fn indices_of(&mut self, host_link: &str) -> Vec<u32> {
+        [host_link.to_owned(), endpoint::ifb_name(host_link)]
+            .iter()
+            .filter_map(|name| links::by_name(&mut self.netlink, name).ok().flatten())
+            .map(|link| link.index)
+            .collect()
+    }
+
+    /// Stale conntrack entries would send the replies of the address's next pod to this pod's peers. Done when a pod
+    /// goes, not when one comes: reading the table takes time that ADD does not have.
+    fn forget_flows(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            match conntrack::forget(&mut self.conntrack, *address) {
+                Ok(0) => {}
+                Ok(count) => tracing::debug!(%address, count, "forgot conntrack entries"),
+                // A kernel without conntrack has nothing to forget.
+                Err(refusal) => {
+                    tracing::debug!(%address, error = refusal.words(), "conntrack cannot be read")
+                }
+            }
+        }
+    }
+}
+
+/// The host's name is free, so that it is the pod's that is taken.
+fn taken(endpoint: &Endpoint) -> DataplaneError {
+    DataplaneError::PodLinkExists {
+        ifname: endpoint.id.ifname.clone(),
+        host_link: endpoint.host_link.clone(),
+    }
+}
+
+/// Runs `work` in the pod's namespace with a route socket of that namespace.
+pub(super) fn in_pod<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce(&mut crate::netlink::Netlink) -> Result<T, DataplaneError> + Send,
+) -> Result<T, DataplaneError> {
+    netns::inside(netns, || work(&mut pod::socket()?)).map_err(DataplaneError::EnterNetns)?
+}

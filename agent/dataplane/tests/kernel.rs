@@ -1,0 +1,17 @@
+//! The data plane against the real kernel, each test in namespaces of its own. Needs root.
+
+#[cfg(test)]
+#[path = "kernel/lifecycle.rs"]
+mod lifecycle;
+#[cfg(test)]
+#[path = "kernel/limits.rs"]
+mod limits;
+#[cfg(test)]
+#[path = "kernel/load_balancer.rs"]
+mod load_balancer;
+#[cfg(test)]
+#[path = "kernel/sandbox.rs"]
+mod sandbox;
+#[cfg(test)]
+#[path = "kernel/transitions.rs"]
+mod transitions;

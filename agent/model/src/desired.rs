@@ -1,0 +1,145 @@
+//! What one node's kernel shall look like: the single input of the data plane.
+//!
+//! `turnpike-calc` makes it from resources and local pods; `turnpike-dataplane` reconciles the kernel with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A pod interface: the runtime's container ID and the interface name inside the pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EndpointId {
+    /// CNI_CONTAINERID.
+    pub container_id: String,
+    /// CNI_IFNAME, usually `eth0`.
+    pub ifname: String,
+}
+
+/// A rate in bits per second, counted on Ethernet frames (L2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BitsPerSecond(pub u64);
+
+/// A pod's bandwidth limits; `None` is unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Traffic that the pod receives (`kubernetes.io/ingress-bandwidth`).
+    pub to_workload: Option<BitsPerSecond>,
+    /// Traffic that the pod sends (`kubernetes.io/egress-bandwidth`).
+    pub from_workload: Option<BitsPerSecond>,
+}
+
+/// One pod's attachment to the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Which pod interface this is.
+    pub id: EndpointId,
+    /// Host side of the veth pair: `tpk` and a hash, at most 15 characters.
+    pub host_link: String,
+    /// The pod's addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// MTU of both ends, in bytes.
+    pub mtu: u32,
+    /// Bandwidth limits in force.
+    pub limits: Limits,
+}
+
+/// A block of addresses that this node owns: a blackhole route here, and one BGP announcement.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Block {
+    /// The block's prefix.
+    pub prefix: IpNetwork,
+    /// Name of the pool that it was cut from.
+    pub pool: String,
+}
+
+/// Traffic from `sources` to anywhere outside `except_to` leaves with the node's address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Masquerade {
+    /// Pool prefixes whose pods are masqueraded.
+    pub sources: BTreeSet<IpNetwork>,
+    /// The data centre's own ranges, never masqueraded (the sources themselves are always added).
+    pub except_to: BTreeSet<IpNetwork>,
+}
+
+/// How a load balancer writes the client's address into TCP options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ToaFormat {
+    /// Option 254, length 8 (IPv4) or 20 (IPv6): port, address. Alibaba LVS v4, Huawei ELB, DPVS.
+    Toa254,
+    /// Option 253, length 20: port, IPv6 address. Alibaba LVS v6.
+    Toa253V6,
+    /// Option 252, length 20: client port and address, VPC ID, VIP, VIP port, pad. Alibaba vtoa.
+    Vtoa252,
+    /// Option 200, length 8: port, IPv4 address. UCloud, TGW.
+    Toa200,
+    /// Option 28, length 7 or 19: version, address, no port. Alibaba CDN.
+    Cdn28,
+}
+
+/// Directors whose traffic is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LbSource {
+    /// The directors' local addresses (FULLNAT source addresses).
+    pub cidrs: BTreeSet<IpNetwork>,
+    /// Past netfilter and conntrack, in both directions.
+    pub bypass: bool,
+    /// TOA format that these directors insert; `None` trusts no option from them.
+    pub toa: Option<ToaFormat>,
+    /// Destination ports at the pod that qualify; empty is every TCP port and no UDP port.
+    pub ports: BTreeSet<ServicePort>,
+}
+
+/// A port of a pod's service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicePort {
+    /// `TCP` or `UDP`.
+    pub protocol: Protocol,
+    /// Port number.
+    pub port: u16,
+}
+
+/// Transport protocols that a load balancer forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// TCP.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+/// What this node's BGP daemon is asked for; bgpd adds it to what its own file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPart {
+    /// Autonomous system number, unless bgpd's file has it.
+    pub asn: Option<u32>,
+    /// BGP identifier.
+    pub router_id: Option<std::net::Ipv4Addr>,
+    /// Remote speakers by resource name.
+    pub peers: BTreeMap<String, crate::bgp::BgpPeerSpec>,
+    /// Prefixes to announce: the node's blocks.
+    pub networks: BTreeSet<IpNetwork>,
+    /// Ranges that may be learned from peers, with the longest prefix length in each: the pools and their blocks.
+    pub accept: BTreeMap<IpNetwork, u8>,
+}
+
+/// Everything the data plane has to bring about on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredState {
+    /// Pods by identity.
+    pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Blocks owned by this node.
+    pub blocks: BTreeSet<Block>,
+    /// Masquerade rules, one for each pool that asks for it.
+    pub masquerade: Vec<Masquerade>,
+    /// Load-balancer sources by resource name.
+    pub lb_sources: BTreeMap<String, LbSource>,
+    /// Interfaces through which directors reach the node; empty is every interface with a default or on-link route.
+    pub uplinks: BTreeSet<String>,
+}

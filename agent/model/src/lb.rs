@@ -1,0 +1,32 @@
+//! Load balancers in front of the pods.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::cidr::Cidr;
+use crate::desired::{ServicePort, ToaFormat};
+use crate::selector::Selector;
+
+/// Directors (LVS, DPVS, a cloud's load balancer) whose traffic is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancerSourceSpec {
+    /// The directors' local addresses: the sources that pods see under FULLNAT.
+    pub cidrs: Vec<Cidr>,
+    /// Their packets to pods, and the answers, pass netfilter and conntrack by. Whoever can send from these
+    /// addresses passes the host's firewall rules by, too.
+    #[serde(default)]
+    pub bypass: bool,
+    /// The TCP option in which these directors write the client's address; no option is believed unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toa: Option<ToaFormat>,
+    /// Pod ports that qualify; every TCP port and no UDP port, unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ServicePort>,
+    /// Nodes that it is for; all, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<Selector>,
+    /// Interfaces through which these directors reach the node; every uplink, unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uplinks: Vec<String>,
+}
