@@ -1,0 +1,78 @@
+//! Benches: ours beside the peers in one run, told as ratios. `cargo xtask bench [name]`.
+//!
+//! Machines are small, shared and noisy: runs alternate, medians count, and only ratios are worth quoting.
+
+mod bgp;
+mod cni;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+/// What to measure and how.
+#[derive(Debug, Default, Parser)]
+#[command(name = "cargo xtask bench", about = "Measure beside the peers and print a table")]
+pub struct Options {
+    /// Which bench, `bgp` or `cni`; none runs both.
+    pub name: Option<String>,
+    /// Write the rows of `bgp` to this file too.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Every case with every daemon, five times, however long it takes.
+    #[arg(long)]
+    pub full: bool,
+    /// Only cases of `bgp` whose name contains this; may repeat.
+    #[arg(long)]
+    pub case: Vec<String>,
+    /// Only daemons whose name contains this; may repeat.
+    #[arg(long)]
+    pub daemon: Vec<String>,
+    /// Runs of each daemon in each case of `bgp`.
+    #[arg(long)]
+    pub runs: Option<usize>,
+}
+
+/// Runs one bench, or all.
+///
+/// # Errors
+/// When there is none of that name, or it cannot run.
+pub fn run(options: &Options) -> Result<()> {
+    match options.name.as_deref() {
+        None => {
+            cni::run()?;
+            bgp::run(options)
+        }
+        Some("bgp") => bgp::run(options),
+        Some("cni") => cni::run(),
+        Some(other) => bail!("there is no bench {other:?}; there are: bgp, cni"),
+    }
+}
+
+/// One line of a table: what was measured, ours, the peer's.
+struct Row {
+    case: String,
+    ours: Duration,
+    peer: Duration,
+}
+
+/// Prints a table whose peer has this name.
+fn table(title: &str, peer: &str, rows: &[Row]) {
+    println!("\n{title}\n");
+    println!("| case | ours | {peer} | ratio |\n|---|---|---|---|");
+    for Row { case, ours, peer } in rows {
+        let ratio = ours.as_secs_f64() / peer.as_secs_f64();
+        println!("| {case} | {} | {} | {ratio:.2} |", ms(*ours), ms(*peer));
+    }
+}
+
+fn ms(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
+}
+
+/// The middle one.
+fn median(mut runs: Vec<Duration>) -> Duration {
+    runs.sort_unstable();
+    runs.get(runs.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,237 @@
+//! A node with an agent, and network namespaces that stand for pods.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use turnpike_agent_api::{
+    AddReply, AddRequest, Attachment, CheckRequest, Client, DEFAULT_SOCKET, DelRequest, ErrorReply,
+    GcRequest, Health, PodInfo, Reply, Request, StatusReport,
+};
+use turnpike_testbed::{Lab, Node, Process, binary, poll_result};
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+const CONFIG: &str = "/etc/turnpike/agent.toml";
+const RESOURCES: &str = "/etc/turnpike/resources";
+const STATE: &str = "/var/lib/turnpike";
+
+/// A node with blocks of 64 addresses of each family.
+const POOLS: &str = "\
+apiVersion: turnpike.io/v1alpha1
+kind: IPPool
+metadata: {name: v4}
+spec: {cidr: 10.244.0.0/16}
+---
+apiVersion: turnpike.io/v1alpha1
+kind: IPPool
+metadata: {name: v6}
+spec: {cidr: \"fd00:244::/48\"}
+---
+apiVersion: turnpike.io/v1alpha1
+kind: IPBlock
+metadata: {name: n1-v4}
+spec: {cidr: 10.244.1.0/26, pool: v4, node: n1}
+---
+apiVersion: turnpike.io/v1alpha1
+kind: IPBlock
+metadata: {name: n1-v6}
+spec: {cidr: \"fd00:244::100/122\", pool: v6, node: n1}
+";
+
+/// The node.
+pub(crate) struct Bench {
+    pub(crate) node: Node,
+    agent: Mutex<Process>,
+}
+
+impl Bench {
+    /// A node with a running agent, whose released addresses rest for no time.
+    pub(crate) fn start(lab: &Lab) -> Result<Self> {
+        let (node, outside) = (lab.node("n1")?, lab.node("outside")?);
+        lab.link(&node, "eth0", &outside, "eth0")?;
+        node.addr("eth0", "10.1.1.11/24")?;
+        outside.addr("eth0", "10.1.1.1/24")?;
+        node.route("default via 10.1.1.1")?;
+        node.write_file(
+            CONFIG,
+            "[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n[bgpd]\nenabled = false\n",
+        )?;
+        node.write_file(format!("{RESOURCES}/pools.yaml"), POOLS)?;
+        let agent = launch(&node)?;
+        let bench = Self { node, agent: Mutex::new(agent) };
+        bench.wait_ready()?;
+        Ok(bench)
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        poll_result(DEADLINE, "turnpike-agent to be ready", || match self.status()?.health {
+            Health::Ready => Ok(()),
+            Health::NotReady(reason) => bail!("{reason}"),
+        })
+    }
+
+    /// SIGKILL, and the next agent at once.
+    pub(crate) fn crash_and_restart(&self) -> Result<()> {
+        self.crash()?;
+        self.restart()
+    }
+
+    pub(crate) fn crash(&self) -> Result<()> {
+        let agent = self.agent.lock().expect("nobody panicked with it");
+        agent.kill(Signal::SIGKILL)?;
+        agent.wait_exit(DEADLINE).map(drop)
+    }
+
+    pub(crate) fn restart(&self) -> Result<()> {
+        *self.agent.lock().expect("nobody panicked with it") = launch(&self.node)?;
+        self.wait_ready()
+    }
+
+    /// Makes the network namespace of a pod.
+    pub(crate) fn netns(&self, name: &str) -> Result<()> {
+        self.node.run(&["ip", "netns", "add", name])?;
+        Ok(())
+    }
+
+    /// Something run inside a pod's namespace.
+    pub(crate) fn inside(&self, netns: &str, argv: &[&str]) -> Result<String> {
+        let mut all = vec!["ip", "netns", "exec", netns];
+        all.extend(argv);
+        self.node.text(&all)
+    }
+
+    pub(crate) fn set_resource(&self, file: &str, yaml: &str) -> Result<()> {
+        self.node.write_file(format!("{RESOURCES}/{file}"), yaml)
+    }
+
+    pub(crate) fn resource(&self, file: &str) -> Result<String> {
+        self.node.read_file(format!("{RESOURCES}/{file}"))
+    }
+
+    /// Files of the agent's books.
+    pub(crate) fn records(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.node.path(format!("{STATE}/pods"))?;
+        let entries = std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    }
+
+    pub(crate) fn add_request(&self, container: &str, netns: &str) -> AddRequest {
+        AddRequest {
+            attachment: attachment(container),
+            network: "turnpike".to_owned(),
+            netns_path: format!("/run/netns/{netns}"),
+            pod: PodInfo::default(),
+            bandwidth: None,
+            annotations: std::collections::BTreeMap::new(),
+            cgroup_path: None,
+        }
+    }
+
+    /// ADD, asked until some agent answers, as turnpike-cni does.
+    pub(crate) fn add(&self, request: AddRequest) -> Result<Result<AddReply, ErrorReply>> {
+        let netns = Some(request.netns_path.clone());
+        match self.ask(&Request::Add(Box::new(request)), netns.as_deref())? {
+            Reply::Added(reply) => Ok(Ok(reply)),
+            Reply::Error(error) => Ok(Err(error)),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    /// ADD without wishes, which has to succeed.
+    pub(crate) fn attach(&self, container: &str, netns: &str) -> Result<AddReply> {
+        Ok(self.add(self.add_request(container, netns))??)
+    }
+
+    pub(crate) fn del(&self, container: &str) -> Result<()> {
+        let request = DelRequest { attachment: attachment(container), network: "turnpike".to_owned() };
+        expect_done(self.ask(&Request::Del(request), None)?)?;
+        Ok(())
+    }
+
+    pub(crate) fn check(&self, container: &str, netns: &str) -> Result<Result<(), ErrorReply>> {
+        let request = CheckRequest { attachment: attachment(container), addresses: Vec::new() };
+        let reply = self.ask(&Request::Check(request), Some(&format!("/run/netns/{netns}")))?;
+        Ok(match reply {
+            Reply::Error(error) => Err(error),
+            other => Ok(expect_done(other)?),
+        })
+    }
+
+    pub(crate) fn gc(&self, valid: &[&str]) -> Result<()> {
+        let valid = valid.iter().map(|container| attachment(container)).collect();
+        let request = GcRequest { network: "turnpike".to_owned(), valid };
+        Ok(expect_done(self.ask(&Request::Gc(request), None)?)?)
+    }
+
+    pub(crate) fn status(&self) -> Result<StatusReport> {
+        let client = Client::connect(&self.node.path(DEFAULT_SOCKET)?)?;
+        match client.request(&Request::Status, &[], DEADLINE)? {
+            Reply::Status(report) => Ok(*report),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn wait_status<T>(
+        &self,
+        what: &str,
+        wanted: impl Fn(&StatusReport) -> Result<T>,
+    ) -> Result<T> {
+        poll_result(DEADLINE, what, || wanted(&self.status()?))
+    }
+
+    /// No pod is known, no address in use, and no link of ours there.
+    pub(crate) fn wait_all_free(&self) -> Result<()> {
+        self.wait_status("everything to be free", |status| {
+            let used: u64 = status.blocks.iter().map(|block| block.used).sum();
+            ensure!(used == 0 && status.pods.is_empty(), "{used} in use by {:?}", status.pods);
+            let links = self.links()?;
+            ensure!(links.is_empty(), "links are left: {links:?}");
+            Ok(())
+        })
+    }
+
+    /// Links of ours on the node.
+    pub(crate) fn links(&self) -> Result<Vec<String>> {
+        let links = self.node.links()?;
+        Ok(links.into_iter().filter(|name| name.starts_with("tpk")).collect())
+    }
+
+    fn ask(&self, request: &Request, netns: Option<&str>) -> Result<Reply> {
+        let socket = self.node.path(DEFAULT_SOCKET)?;
+        let netns = match netns {
+            Some(path) => Some(File::open(self.node.path(path)?).with_context(|| path.to_owned())?),
+            None => None,
+        };
+        let files: Vec<_> = netns.iter().map(AsFd::as_fd).collect();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match Client::connect(&socket).and_then(|client| client.request(request, &files, DEADLINE)) {
+                Ok(reply) => return Ok(reply),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+}
+
+fn launch(node: &Node) -> Result<Process> {
+    let mut command = node.command(binary("turnpike-agent")?)?;
+    command.args(["--config", CONFIG]);
+    node.spawn("turnpike-agent", command)
+}
+
+fn attachment(container: &str) -> Attachment {
+    Attachment { container_id: container.to_owned(), ifname: "eth0".to_owned() }
+}
+
+fn expect_done(reply: Reply) -> Result<(), ErrorReply> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Error(error) => Err(error),
+        other => Err(ErrorReply::new(0, format!("{other:?}"))),
+    }
+}

@@ -1,0 +1,13 @@
+//! turnpike-agent asked over its socket, as turnpike-cni asks it, without a container runtime: pods are bare network
+//! namespaces, so that many can come and go, and things can be broken on purpose.
+//!
+//! ```text
+//!   outside 10.1.1.1 ─── eth0 10.1.1.11 n1 (turnpike-agent) ── tpk… ── network namespaces p0, p1, …
+//! ```
+
+#![cfg(test)]
+
+mod bench;
+mod books;
+mod churn;
+mod verbs;

@@ -1,0 +1,91 @@
+//! A turnpike-bgpd with a configuration of its own wording.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
+use turnpike_bgpd_api::view::{PeerView, StatusView};
+use turnpike_bgpd_api::{Client, DEFAULT_CONFIG, DEFAULT_SOCKET};
+use turnpike_testbed::{Node, Process, binary, poll_result};
+
+/// For everything that takes its time.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A running daemon, or one that was killed and can be started again.
+pub(crate) struct Daemon {
+    node: Node,
+    process: Process,
+}
+
+impl Daemon {
+    /// Writes the file, starts the daemon and waits until it answers.
+    pub(crate) fn start(node: &Node, config: &str) -> Result<Self> {
+        node.write_file(DEFAULT_CONFIG, config)?;
+        let process = launch(node)?;
+        let daemon = Self { node: node.clone(), process };
+        daemon.wait_answer()?;
+        Ok(daemon)
+    }
+
+    /// Starts a daemon that is expected to give up; what it says.
+    pub(crate) fn start_in_vain(node: &Node, config: &str) -> Result<String> {
+        node.write_file(DEFAULT_CONFIG, config)?;
+        let process = launch(node)?;
+        let status = process.wait_exit(DEADLINE)?;
+        ensure!(!status.success(), "it ended well");
+        Ok(process.log())
+    }
+
+    fn wait_answer(&self) -> Result<()> {
+        poll_result(DEADLINE, &format!("turnpike-bgpd in {}", self.node.name()), || {
+            match self.process.try_wait()? {
+                Some(status) => Ok(Err(anyhow!("turnpike-bgpd ended, {status}:\n{}", self.process.log()))),
+                None => self.client()?.status().map(|_| Ok(())).context("status"),
+            }
+        })?
+    }
+
+    pub(crate) fn client(&self) -> Result<Client> {
+        Ok(Client::connect(&self.node.path(DEFAULT_SOCKET)?, Duration::from_secs(10))?)
+    }
+
+    /// Its pid in the host's pid namespace.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(crate) fn status(&self) -> Result<StatusView> {
+        Ok(self.client()?.status()?)
+    }
+
+    pub(crate) fn peer(&self, name: &str) -> Result<PeerView> {
+        self.client()?.peers(Some(name))?.pop().with_context(|| format!("no peer {name}"))
+    }
+
+    /// Waits until a session is established.
+    pub(crate) fn wait_established(&self, name: &str) -> Result<()> {
+        poll_result(DEADLINE, &format!("session {name} of {}", self.node.name()), || {
+            let peer = self.peer(name)?;
+            ensure!(peer.session.is_some(), "{} {:?}", peer.state, peer.last_error);
+            Ok(())
+        })
+    }
+
+    /// Ends it with a signal and waits for its end.
+    pub(crate) fn end(&self, signal: Signal) -> Result<()> {
+        self.process.kill(signal)?;
+        self.process.wait_exit(DEADLINE).map(drop)
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.process = launch(&self.node)?;
+        self.wait_answer()
+    }
+}
+
+fn launch(node: &Node) -> Result<Process> {
+    let mut command = node.command(binary("turnpike-bgpd")?)?;
+    command.args(["--config", DEFAULT_CONFIG]).env("RUST_LOG", "info,turnpike_bgpd=debug");
+    node.spawn("turnpike-bgpd", command)
+}

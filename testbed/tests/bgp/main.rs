@@ -1,0 +1,15 @@
+//! turnpike-bgpd in the lab, with BIRD and FRR.
+
+#![cfg(test)]
+
+mod centre;
+mod corpus;
+mod daemon;
+mod limits;
+mod nodes;
+mod restart;
+mod sessions;
+mod stream;
+mod talker;
+mod wild;
+mod wiretap;

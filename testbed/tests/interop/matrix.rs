@@ -1,0 +1,280 @@
+//! The table. A cell says "works" only by naming the proof, and the document is made from nothing but this table.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::{Context as _, Result};
+
+use crate::peers::Kind;
+use crate::proofs;
+
+/// Proves a cell with a daemon, or says what is otherwise.
+type Proof = fn(Kind) -> Result<()>;
+
+/// What is claimed of a feature with a peer.
+enum Cell {
+    /// Both sides do it.
+    Works(Proof),
+    /// We cannot yet. The proof is that the peer, which can, does not see it from us. It does not notice a feature that
+    /// is off unless configured: whoever adds one changes the cell.
+    NotYet(Proof),
+    /// The peer cannot, and why.
+    PeerCannot(&'static str),
+}
+
+/// A feature.
+struct Row {
+    /// The name of its test.
+    test: &'static str,
+    title: &'static str,
+    /// How it is proved, in a sentence.
+    how: &'static str,
+    /// The peer of plain runs.
+    quick: Kind,
+    /// What is claimed with each peer.
+    cell: fn(Kind) -> Cell,
+}
+
+use Cell::{NotYet, PeerCannot, Works};
+use Kind::{Bird, Frr, GoBgp};
+
+const TABLE: &[Row] = &[
+    Row {
+        test: "ipv4",
+        title: "IPv4 unicast (RFC 4271)",
+        how: "a prefix each way with next hop and AS_PATH, and a withdraw each way",
+        quick: Frr,
+        cell: |_| Works(proofs::routes::ipv4),
+    },
+    Row {
+        test: "ipv6",
+        title: "IPv6 unicast (RFC 4760, RFC 2545)",
+        how: "the same over IPv6",
+        quick: Bird,
+        cell: |_| Works(proofs::routes::ipv6),
+    },
+    Row {
+        test: "next_hop_v6",
+        title: "IPv4 over IPv6 next hops (RFC 8950)",
+        how: "IPv4 prefixes each way over an IPv6 session, with the session's addresses as next hops",
+        quick: Frr,
+        cell: |_| Works(proofs::routes::next_hop_v6),
+    },
+    Row {
+        test: "add_path",
+        title: "Several paths (RFC 7911)",
+        how: "the peer, which offers it, says that we do not",
+        quick: Bird,
+        cell: |_| NotYet(proofs::absent::add_path),
+    },
+    Row {
+        test: "four_octet_as",
+        title: "Four-octet AS numbers (RFC 6793)",
+        how: "both systems beyond 65535; each side's AS_PATH names the other's",
+        quick: Frr,
+        cell: |_| Works(proofs::routes::four_octet_as),
+    },
+    Row {
+        test: "graceful_restart",
+        title: "Graceful restart (RFC 4724)",
+        how: "SIGKILL of each side in turn: the other keeps its routes as stale until they are refreshed",
+        quick: Bird,
+        cell: |_| Works(proofs::restart::graceful),
+    },
+    Row {
+        test: "long_lived",
+        title: "Long-lived graceful restart (RFC 9494)",
+        how: "the peer, which offers it, says that we do not",
+        quick: Bird,
+        cell: |_| NotYet(proofs::absent::long_lived),
+    },
+    Row {
+        test: "route_refresh",
+        title: "Route refresh (RFC 2918, RFC 7313)",
+        how: "the peer asks and is told again; we ask when a prefix limit has room again, and are told",
+        quick: Frr,
+        cell: |kind| match kind {
+            GoBgp => PeerCannot("never asks for routes again: its soft reset works on what it has kept"),
+            Bird | Frr => Works(proofs::routes::refresh),
+        },
+    },
+    Row {
+        test: "md5",
+        title: "TCP-MD5 (RFC 2385)",
+        how: "the same password: a session; another one: the kernel drops the peer's segments",
+        quick: Bird,
+        cell: |_| Works(proofs::security::md5),
+    },
+    Row {
+        test: "gtsm",
+        title: "TTL security (RFC 5082)",
+        how: "on both sides: a session; on ours alone: the kernel drops the peer's segments",
+        quick: Frr,
+        cell: |_| Works(proofs::security::gtsm),
+    },
+    Row {
+        test: "max_prefix",
+        title: "Prefix limit (RFC 4486)",
+        how: "a limit on each side in turn: the other is told why the session ends",
+        quick: Bird,
+        cell: |_| Works(proofs::sessions::max_prefix),
+    },
+    Row {
+        test: "large_communities",
+        title: "Large communities (RFC 8092)",
+        how: "one each way",
+        quick: Frr,
+        cell: |_| Works(proofs::routes::large_communities),
+    },
+    Row {
+        test: "reflection",
+        title: "Route reflection (RFC 4456)",
+        how: "each side in turn reflects between the other and a third: ORIGINATOR_ID and CLUSTER_LIST",
+        quick: Bird,
+        cell: |_| Works(proofs::reflect::both_ways),
+    },
+    Row {
+        test: "bfd",
+        title: "BFD (RFC 5880, RFC 5881)",
+        how: "both say Up; with our packets' way back cut, BFD ends the session long before its hold timer",
+        quick: Frr,
+        cell: |kind| match kind {
+            GoBgp => PeerCannot("has no BFD"),
+            Bird | Frr => Works(proofs::sessions::bfd),
+        },
+    },
+    Row {
+        test: "extended_messages",
+        title: "Extended messages (RFC 8654)",
+        how: "an UPDATE with 4600 octets of communities reaches the peer whole",
+        quick: Frr,
+        cell: |kind| match kind {
+            GoBgp => PeerCannot("does not offer the capability in 3.10"),
+            Bird | Frr => Works(proofs::routes::extended_messages),
+        },
+    },
+    Row {
+        test: "shutdown_communication",
+        title: "Shutdown communication (RFC 9003)",
+        how: "a text each way",
+        quick: Bird,
+        cell: |_| Works(proofs::sessions::shutdown),
+    },
+    Row {
+        test: "collision",
+        title: "Connection collision (RFC 4271 §6.8)",
+        how: "both connect at once, with a higher and with a lower identifier: both keep the same connection, without a flap",
+        quick: Frr,
+        cell: |_| Works(proofs::sessions::collision),
+    },
+    Row {
+        test: "hold_expiry",
+        title: "Hold timer expiry (RFC 4271 §6.5)",
+        how: "SIGSTOP of each side in turn: the other ends the session in time and says why",
+        quick: Bird,
+        cell: |_| Works(proofs::sessions::hold_expiry),
+    },
+];
+
+/// One test for each row.
+macro_rules! tests {
+    ($($test:ident)*) => {
+        $(#[test]
+        fn $test() {
+            prove(stringify!($test));
+        })*
+
+        #[test]
+        fn every_row_has_its_test() {
+            let rows: Vec<&str> = TABLE.iter().map(|row| row.test).collect();
+            assert_eq!(rows, [$(stringify!($test)),*]);
+        }
+    };
+}
+
+tests!(
+    ipv4 ipv6 next_hop_v6 add_path four_octet_as graceful_restart long_lived route_refresh md5 gtsm max_prefix
+    large_communities reflection bfd extended_messages shutdown_communication collision hold_expiry
+);
+
+fn prove(test: &str) {
+    let row = TABLE.iter().find(|row| row.test == test).unwrap();
+    let full = env::var_os("TURNPIKE_TEST_FULL").is_some();
+    let only = env::var("TURNPIKE_INTEROP_PEER").ok();
+    let mut failures = String::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| match &only {
+        Some(name) => kind.to_string() == *name,
+        None => full || *kind == row.quick,
+    }) {
+        let (Works(proof) | NotYet(proof)) = (row.cell)(kind) else { continue };
+        eprintln!("{}: with {kind}", row.title);
+        if let Err(error) = proof(kind) {
+            let _ = writeln!(failures, "{} with {kind}: {error:#}", row.title);
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+/// Verifies: `docs/interop.md` says what this table says. With `TURNPIKE_WRITE_DOCS=1` it is written.
+#[test]
+fn the_document_is_the_table() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/interop.md");
+    if env::var_os("TURNPIKE_WRITE_DOCS").is_some() {
+        fs::write(&file, document(&versions().unwrap())).unwrap();
+    }
+    let found = fs::read_to_string(&file).unwrap();
+    // Which versions it was is known to whoever wrote it last.
+    let written: Vec<&str> = found.lines().filter_map(|line| line.strip_prefix(VERSIONS)).collect();
+    assert_eq!(found, document(written.first().unwrap()), "write it anew with TURNPIKE_WRITE_DOCS=1");
+}
+
+const VERSIONS: &str = "Last written beside ";
+
+fn versions() -> Result<String> {
+    let mut out = Vec::new();
+    for kind in Kind::ALL {
+        let output = Command::new("dpkg-query").args(["-W", "-f", "${Version}", kind.package()]).output()?;
+        let version = String::from_utf8(output.stdout)?;
+        let upstream = version.split('-').next().context("a version")?;
+        out.push(format!("{kind} {upstream}"));
+    }
+    Ok(format!("{}.", out.join(", ")))
+}
+
+fn document(versions: &str) -> String {
+    let mut out = format!(
+        "# Interoperability\n\n\
+         What turnpike-bgpd and other BGP daemons do together. Each \"works\" is a test with the real daemon in a network\n\
+         namespace, and looks at what both sides themselves say; for \"not yet\" the peer, told to use the\nfeature, does not see it from us; what a peer cannot is taken from its documentation and from trying it.\n\n\
+         This file is made from the table of those tests (`testbed/tests/interop/matrix.rs`) and checked against it by\n\
+         every `cargo xtask test`, which proves each row with one peer; `cargo xtask test --full` proves every cell. To\n\
+         write it anew: `TURNPIKE_WRITE_DOCS=1 cargo xtask test -- the_document_is_the_table`.\n\n{VERSIONS}{versions}\n\n"
+    );
+    out.push_str("| feature |");
+    Kind::ALL.iter().for_each(|kind| _ = write!(out, " {kind} |"));
+    out.push_str(" proved by |\n|---|");
+    Kind::ALL.iter().for_each(|_| out.push_str("---|"));
+    out.push_str("---|\n");
+    let mut notes: Vec<String> = Vec::new();
+    for row in TABLE {
+        let _ = write!(out, "| {} |", row.title);
+        for kind in Kind::ALL {
+            match (row.cell)(kind) {
+                Works(_) => out.push_str(" works |"),
+                NotYet(_) => out.push_str(" turnpike-bgpd cannot yet |"),
+                PeerCannot(why) => {
+                    notes.push(format!("{kind}: {why}"));
+                    let _ = write!(out, " {kind} cannot ({}) |", notes.len());
+                }
+            }
+        }
+        let _ = writeln!(out, " {} |", row.how);
+    }
+    if !notes.is_empty() {
+        out.push('\n');
+        (1..).zip(&notes).for_each(|(number, note)| _ = writeln!(out, "{number}. {note}"));
+    }
+    out
+}
