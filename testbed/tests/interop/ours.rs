@@ -148,6 +148,10 @@ impl Ours {
         })
     }
 
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.process.kill(signal)
     }

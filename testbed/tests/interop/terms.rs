@@ -55,6 +55,8 @@ pub(crate) struct Terms {
     pub(crate) add_path: bool,
     /// The peer keeps stale routes for long (RFC 9494).
     pub(crate) long_lived: bool,
+    /// So long the peer waits for a connection, in seconds; `None`: as short as it can.
+    pub(crate) their_patience: Option<u16>,
     /// What the peer announces.
     pub(crate) prefixes: Vec<&'static str>,
 }
@@ -79,6 +81,7 @@ impl Terms {
             bfd: false,
             add_path: false,
             long_lived: false,
+            their_patience: None,
             prefixes: vec![THEIR_V4[0]],
         }
     }

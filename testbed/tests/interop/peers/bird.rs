@@ -166,11 +166,12 @@ fn text(terms: &Terms) -> String {
 fn protocol(terms: &Terms, name: &str, address: std::net::IpAddr, asn: u32) -> String {
     let mut out = format!(
         "protocol bgp {name} {{\n  local {} as {};\n  neighbor {address} as {asn};\n  hold time {};\n\
-         \x20 connect delay time 1; connect retry time 2; error wait time 1, 4; error forget time 30;\n\
+         \x20 connect delay time 1; connect retry time {}; error wait time 1, 4; error forget time 30;\n\
          \x20 enable extended messages on;\n",
         terms.theirs(),
         terms.their_as,
-        terms.hold_time
+        terms.hold_time,
+        terms.their_patience.unwrap_or(2)
     );
     if let Some(password) = terms.password {
         let _ = writeln!(out, "  password \"{password}\";");

@@ -163,10 +163,11 @@ fn text(terms: &Terms) -> String {
 fn neighbor(terms: &Terms, address: IpAddr) -> String {
     let name = format!(" neighbor {address}");
     let mut out = format!(
-        "{name} remote-as {}\n{name} timers {} {}\n{name} timers connect 1\n{name} advertisement-interval 0\n",
+        "{name} remote-as {}\n{name} timers {} {}\n{name} timers connect {}\n{name} advertisement-interval 0\n",
         terms.our_as,
         terms.hold_time / 3,
-        terms.hold_time
+        terms.hold_time,
+        terms.their_patience.unwrap_or(1)
     );
     if let Some(password) = terms.password {
         let _ = writeln!(out, "{name} password {password}");

@@ -127,8 +127,9 @@ fn neighbor(terms: &Terms, address: IpAddr) -> String {
     }
     let _ = writeln!(
         out,
-        "[neighbors.timers.config]\nconnect-retry = 1\nhold-time = {}\nkeepalive-interval = {}\n\
+        "[neighbors.timers.config]\nconnect-retry = {}\nhold-time = {}\nkeepalive-interval = {}\n\
          idle-hold-time-after-reset = 1\n[neighbors.transport.config]\nlocal-address = \"{}\"",
+        terms.their_patience.unwrap_or(1),
         terms.hold_time,
         terms.hold_time / 3,
         terms.theirs()

@@ -1,11 +1,12 @@
 //! How sessions begin and end.
 
+use std::fs;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use turnpike_bgpd_api::config::{Bfd, MaxPrefix, MaxPrefixAction};
-use turnpike_testbed::{Node, binary, poll_result};
+use turnpike_testbed::{Node, Process, binary, poll_result};
 
 use super::Pair;
 use crate::ours::{config, network};
@@ -88,6 +89,10 @@ pub(crate) fn collision(kind: Kind) -> Result<()> {
     Ok(())
 }
 
+/// Seconds for which either side waits for a connection: no attempt may be given up while its daemon is stopped, or
+/// it wakes up to a timer that has expired and to a connection that has come, and may take either first.
+const PATIENCE: u16 = 30;
+
 /// Both daemons are stopped while their SYNs are under way. The kernels finish both handshakes, so that each daemon
 /// wakes up to a connection that it made and one that it can accept.
 fn collide(kind: Kind, their_id: Ipv4Addr) -> Result<()> {
@@ -99,21 +104,15 @@ fn collide(kind: Kind, their_id: Ipv4Addr) -> Result<()> {
             "add table inet gate; add chain inet gate in { type filter hook input priority 0; }",
         ])?;
         node.run(&["nft", "add rule inet gate in tcp dport 179 drop"])?;
+        // A SYN goes out again each second, where the kernel can (6.5), rather than after 1, 3, 7, 15 s.
+        let _ = node.sysctl("net.ipv4.tcp_syn_linear_timeouts", "100");
     }
-    let pair = Pair::start_in(lan, kind, Terms { their_id, ..Terms::v4() }, |_| Ok(()))?;
-    let signal = |signal| -> Result<()> {
-        pair.ours.signal(signal)?;
-        pair.peer.process()?.kill(signal)
-    };
-    poll_result(DEADLINE, "two crossing connections", || {
-        signal(Signal::SIGSTOP)?;
-        let trying = nodes.iter().all(|node| sockets(node, "syn-sent").is_ok_and(|found| found.len() == 1));
-        if !trying {
-            signal(Signal::SIGCONT)?;
-        }
-        ensure!(trying, "not both try at the same time");
+    let terms = Terms { their_id, their_patience: Some(PATIENCE), ..Terms::v4() };
+    let pair = Pair::start_in(lan, kind, terms, |config| {
+        config.peers.first_mut().context("our peer")?.connect_retry = PATIENCE;
         Ok(())
     })?;
+    stop_crossing(&pair, &nodes)?;
     for node in &nodes {
         node.run(&["nft", "delete", "table", "inet", "gate"])?;
     }
@@ -131,7 +130,17 @@ fn collide(kind: Kind, their_id: Ipv4Addr) -> Result<()> {
         ensure!(found.len() == 2 && found.iter().all(|one| !one.starts_with("0 ")), "{found:?}");
         Ok(())
     })?;
+    // Our KEEPALIVE must not come before the peer has made up its mind: FRR 8.4 stops a session that is Established by
+    // what it had queued for the connection that lost, when it reads OPEN and KEEPALIVE at one go.
+    pair.ours.signal(Signal::SIGSTOP)?;
+    wait_stopped(pair.ours.process())?;
     pair.peer.process()?.kill(Signal::SIGCONT)?;
+    poll_result(DEADLINE, "the peer to give one up", || {
+        let found = sockets(&nodes[0], "established")?;
+        ensure!(found.len() == 1, "{found:?}");
+        Ok(())
+    })?;
+    pair.ours.signal(Signal::SIGCONT)?;
     pair.wait_up()?;
     // Which one stays depends on how far each side has come (RFC 4271 §6.8); that they agree does not.
     let kept = poll_result(DEADLINE, "one connection, the same for both", || {
@@ -148,6 +157,47 @@ fn collide(kind: Kind, their_id: Ipv4Addr) -> Result<()> {
     pair.peer.wait_route(OUR_V4, &[])?;
     ensure!(pair.ours.peer()?.flaps == 0, "the session has flapped");
     pair.finish()
+}
+
+/// Stops both daemons while each tries to connect.
+fn stop_crossing(pair: &Pair, nodes: &[Node; 2]) -> Result<()> {
+    let trying = || -> Result<()> {
+        for node in nodes {
+            let found = sockets(node, "syn-sent")?;
+            ensure!(found.len() == 1, "{} tries with {found:?}", node.name());
+        }
+        Ok(())
+    };
+    let daemons = [pair.ours.process(), pair.peer.process()?];
+    poll_result(DEADLINE, "two crossing connections", || {
+        trying()?;
+        for daemon in daemons {
+            daemon.kill(Signal::SIGSTOP)?;
+        }
+        for daemon in daemons {
+            wait_stopped(daemon)?;
+        }
+        // Either may have come further before it stopped.
+        trying().inspect_err(|_| {
+            for daemon in daemons {
+                let _ = daemon.kill(Signal::SIGCONT);
+            }
+        })
+    })
+}
+
+/// A signal stops a process when its threads next look: on a busy machine that is not at once.
+fn wait_stopped(process: &Process) -> Result<()> {
+    let tasks = format!("/proc/{}/task", process.pid());
+    poll_result(DEADLINE, &format!("{} to stop", process.name()), || {
+        for task in fs::read_dir(&tasks)? {
+            let stat = fs::read_to_string(task?.path().join("stat"))?;
+            // The name before the state may hold anything, also parentheses.
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            ensure!(state == Some('T'), "a thread is in state {state:?}");
+        }
+        Ok(())
+    })
 }
 
 /// The two ends of the only socket.
