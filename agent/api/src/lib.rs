@@ -16,7 +16,7 @@ pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};
 pub use message::{
     AddReply, AddRequest, Attachment, Bandwidth, CheckRequest, DelRequest, ErrorReply, FORMAT, Frame,
-    GcRequest, PodInfo, Reply, Request, code,
+    GcRequest, PodInfo, PortMapping, Reply, Request, code,
 };
 pub use spool::{SpoolEntry, SpoolError, read_spool, spool, spool_path};
 pub use status::{

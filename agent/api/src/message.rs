@@ -48,6 +48,8 @@ pub mod code {
     pub const ALREADY_ATTACHED: u32 = 105;
     /// The agent and its caller speak different protocols.
     pub const PROTOCOL: u32 = 106;
+    /// Another pod of this node has the host port.
+    pub const PORT_TAKEN: u32 = 107;
 }
 
 /// What travels in one direction: the format version beside the message.
@@ -114,6 +116,24 @@ pub struct AddRequest {
     /// runtimeConfig's cgroupPath, where the runtime sends it.
     #[serde(default)]
     pub cgroup_path: Option<String>,
+    /// runtimeConfig's portMappings, where the runtime sends them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// A port of the node that shall lead to the pod, in the runtime's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// Port on the node; 0 maps nothing.
+    pub host_port: u16,
+    /// Port in the pod.
+    pub container_port: u16,
+    /// `tcp`, `udp`, `sctp`, in any case; TCP when empty.
+    #[serde(default)]
+    pub protocol: String,
+    /// Address of the node; all of them when empty.
+    #[serde(default)]
+    pub host_ip: String,
 }
 
 /// The pod behind a container, from CNI_ARGS.

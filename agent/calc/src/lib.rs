@@ -10,6 +10,7 @@ mod bandwidth;
 mod ipam;
 mod node;
 mod plan;
+mod ports;
 mod validate;
 
 pub use bandwidth::{
@@ -19,6 +20,7 @@ pub use bandwidth::{
 pub use ipam::{Ipam, IpamError, Lease, Remembered, Use};
 pub use node::{LocalPod, Node, NodeState, node_state};
 pub use plan::{AddressPlan, Family, FamilyPlan, PlannedBlock};
+pub use ports::{AskedPort, PortError, asked_ports, taken};
 pub use validate::{Issue, validate};
 
 /// A moment, as the time since an arbitrary fixed start that never jumps.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use turnpike_model::bgp::{BgpConfigurationSpec, BgpPeerSpec};
-use turnpike_model::desired::{BgpPart, Block, DesiredState, Endpoint, EndpointId, LbSource, Masquerade};
+use turnpike_model::desired::{
+    BgpPart, Block, DesiredState, Endpoint, EndpointId, HostPort, LbSource, Masquerade,
+};
 use turnpike_model::pool::{IpBlockSpec, IpPoolSpec, PoolState};
 use turnpike_model::resource::{Kind, ResourceId, Resources};
 use turnpike_model::selector::{Labels, Selector};
@@ -39,6 +41,8 @@ pub struct LocalPod {
     pub mtu: u32,
     /// Limits that it asks for.
     pub asked: AskedLimits,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// Everything that a node has to bring about.
@@ -111,6 +115,7 @@ impl LocalPod {
             addresses: self.addresses.clone(),
             mtu: self.mtu,
             limits: limits.grant(self.asked),
+            host_ports: self.host_ports.clone(),
         }
     }
 

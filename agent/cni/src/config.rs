@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
-use turnpike_agent_api::{Attachment, Bandwidth, DEFAULT_SOCKET, DEFAULT_SPOOL, code};
+use turnpike_agent_api::{Attachment, Bandwidth, DEFAULT_SOCKET, DEFAULT_SPOOL, PortMapping, code};
 
 use crate::error::CniError;
 use crate::version::CniVersion;
@@ -36,6 +36,20 @@ pub(crate) struct RuntimeConfig {
     annotations: Option<BTreeMap<String, String>>,
     #[serde(rename = "cgroupPath", alias = "CgroupPath")]
     cgroup_path: Option<String>,
+    #[serde(rename = "portMappings", alias = "PortMappings")]
+    port_mappings: Option<Vec<RuntimePort>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct RuntimePort {
+    #[serde(default, alias = "HostPort", rename = "hostPort")]
+    host_port: Option<u16>,
+    #[serde(default, alias = "ContainerPort", rename = "containerPort")]
+    container_port: Option<u16>,
+    #[serde(default, alias = "Protocol", rename = "protocol")]
+    protocol: Option<String>,
+    #[serde(default, alias = "HostIP", rename = "hostIP")]
+    host_ip: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -120,6 +134,19 @@ impl NetConf {
         self.runtime_config.as_ref()?.cgroup_path.clone()
     }
 
+    /// Ports of the node that shall lead to the pod. None where the configuration lacks the capability: then another
+    /// plugin of the chain maps them.
+    pub(crate) fn port_mappings(&self) -> Vec<PortMapping> {
+        let given = self.runtime_config.as_ref().and_then(|config| config.port_mappings.as_ref());
+        let own = |port: &RuntimePort| PortMapping {
+            host_port: port.host_port.unwrap_or(0),
+            container_port: port.container_port.unwrap_or(0),
+            protocol: port.protocol.clone().unwrap_or_default(),
+            host_ip: port.host_ip.clone().unwrap_or_default(),
+        };
+        given.into_iter().flatten().map(own).collect()
+    }
+
     /// GC's list. `None` when the runtime sent none (or null), which never means "nothing is valid".
     pub(crate) fn valid_attachments(&self) -> Option<Vec<Attachment>> {
         let given = self.valid_attachments.as_ref()?;
@@ -148,6 +175,7 @@ mod tests {
         for text in [containerd, &crio] {
             let bandwidth = parse(text).bandwidth().unwrap();
             assert_eq!((bandwidth.ingress_rate, bandwidth.egress_rate), (10_000_000, 20_000_000));
+            assert_eq!(parse(text).port_mappings()[0].host_port, 8080);
         }
     }
 

@@ -77,6 +77,7 @@ fn add(environment: &Environment, config: &NetConf, version: CniVersion) -> Resu
         bandwidth: config.bandwidth(),
         annotations: config.annotations(),
         cgroup_path: config.cgroup_path(),
+        port_mappings: config.port_mappings(),
     }));
     match ask_patiently(&config.socket(), &request, &netns)? {
         Reply::Added(reply) => Ok(result::build(version, config, &attachment.ifname, path, &reply)),

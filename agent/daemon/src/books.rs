@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use turnpike_calc::{
-    AddressPlan, Ipam, IpamError, Lease, LocalPod, Node, NodeState, Remembered, Time, node_state,
+    AddressPlan, Family, Ipam, IpamError, Lease, LocalPod, Node, NodeState, Remembered, Time, node_state,
+    taken,
 };
-use turnpike_model::desired::{Endpoint, EndpointId};
+use turnpike_model::desired::{Endpoint, EndpointId, HostPort};
 use turnpike_model::resource::Resources;
 
 use crate::clock::Stamp;
@@ -38,6 +39,37 @@ pub(crate) struct Reservation {
     pub(crate) record: PodRecord,
     /// Files of released records whose addresses all belong to others now.
     pub(crate) obsolete: Vec<String>,
+}
+
+/// What a new pod asks for, beside an address of each family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Ports of the node.
+    pub(crate) host_ports: Vec<HostPort>,
+}
+
+/// Why a new pod gets no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// No address.
+    #[error(transparent)]
+    Address(#[from] IpamError),
+    /// Another pod has the port.
+    #[error("host port {port} belongs to pod {holder} on this node")]
+    PortTaken {
+        /// Protocol, address, port.
+        port: String,
+        /// The pod.
+        holder: String,
+    },
+    /// The port is asked for at an address of a family that pods do not have here.
+    #[error("a host port at {host_ip} cannot lead to a pod: pods of this node have no {family} address")]
+    NoFamily {
+        /// The node's address.
+        host_ip: IpAddr,
+        /// Its family.
+        family: Family,
+    },
 }
 
 /// The books of one node.
@@ -135,15 +167,18 @@ impl Books {
         pod.is_some_and(|entry| entry.state == PodState::Attaching)
     }
 
-    /// Reserves addresses for a new pod and enters it as attaching.
+    /// Reserves addresses and host ports for a new pod and enters it as attaching.
     pub(crate) fn reserve(
         &mut self,
         id: &EndpointId,
+        wanted: &Wanted,
         now: Time,
         draft: impl FnOnce(Vec<LeaseRecord>) -> PodRecord,
-    ) -> Result<Reservation, IpamError> {
+    ) -> Result<Reservation, Refusal> {
+        self.check_ports(&wanted.host_ports)?;
         let leases = self.ipam.allocate(id, now)?;
-        let record = draft(leases.into_iter().map(lease_record).collect());
+        let mut record = draft(leases.into_iter().map(lease_record).collect());
+        record.host_ports.clone_from(&wanted.host_ports);
         let addresses: BTreeSet<IpAddr> = record.addresses().into_iter().collect();
         let touched =
             self.released.iter().filter(|(_, known)| known.iter().any(|(ip, _)| addresses.contains(ip)));
@@ -157,6 +192,22 @@ impl Books {
         let entry = PodEntry { record: record.clone(), state: PodState::Attaching, missing_since: None };
         self.pods.insert(id.clone(), entry);
         Ok(Reservation { record, obsolete })
+    }
+
+    /// A pod that is being removed has given its ports up: the data plane no longer maps them.
+    fn check_ports(&self, wanted: &[HostPort]) -> Result<(), Refusal> {
+        let families = &self.ipam.plan().families;
+        let unserved = wanted.iter().filter_map(|port| port.host_ip).find(|ip| {
+            !families.is_empty() && families.iter().all(|served| served.family != Family::of(*ip))
+        });
+        if let Some(host_ip) = unserved {
+            return Err(Refusal::NoFamily { host_ip, family: Family::of(host_ip) });
+        }
+        let holders = self.pods.iter().filter(|(_, entry)| entry.state != PodState::Removing);
+        let holders = holders.map(|(id, entry)| (id, entry.record.host_ports.as_slice()));
+        let Some((port, holder)) = taken(wanted, holders) else { return Ok(()) };
+        let holder = self.pods.get(holder).map(|entry| entry.record.name()).unwrap_or_default();
+        Err(Refusal::PortTaken { port: port.to_string(), holder })
     }
 
     /// Forgets released records whose files are removed.
@@ -221,6 +272,7 @@ fn local_pod(record: &PodRecord) -> LocalPod {
         blocks: record.leases.iter().filter_map(|lease| lease.block.clone()).collect(),
         mtu: record.mtu,
         asked: record.asked,
+        host_ports: record.host_ports.clone(),
     }
 }
 
@@ -263,6 +315,7 @@ pub(crate) fn salvage(corrupt: &Corrupt, present: &Stamp, mtu: u32) -> Option<Po
         host_link,
         mtu,
         asked: turnpike_calc::AskedLimits::default(),
+        host_ports: Vec::new(),
         netns_path: String::new(),
         netns: crate::store::NetnsId { dev: 0, ino: 0 },
         created: present.clone(),
@@ -308,7 +361,7 @@ mod tests {
 
     fn add(books: &mut Books, name: &str, now: u64) -> Reservation {
         let draft = |leases| PodRecord { leases, created: stamp(now), ..record(name, "10.0.0.9") };
-        books.reserve(&id(name), at(now), draft).unwrap()
+        books.reserve(&id(name), &Wanted::default(), at(now), draft).unwrap()
     }
 
     fn del(books: &mut Books, name: &str, now: u64) -> PodRecord {
@@ -328,7 +381,7 @@ mod tests {
         assert_eq!(after.restore(vec![gone, live], &stamp(60)), [] as [String; 0]);
         assert_eq!(after.pods().len(), 1);
         let draft = |leases| PodRecord { leases, ..record("c", "10.0.0.9") };
-        assert!(after.reserve(&id("c"), at(60), draft).is_err(), "b's address rests");
+        assert!(after.reserve(&id("c"), &Wanted::default(), at(60), draft).is_err(), "b's address rests");
         let next = add(&mut after, "c", 170);
         assert_eq!(next.record.leases[0].generation, 2);
         assert_eq!(next.obsolete, ["tpkb@10.0.0.3.json"], "b's record is of no use any more");

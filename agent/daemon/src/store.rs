@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use turnpike_agent_api::{Attachment, PodInfo};
 use turnpike_calc::AskedLimits;
-use turnpike_model::desired::Block;
+use turnpike_model::desired::{Block, HostPort};
 
 use crate::clock::Stamp;
 
@@ -49,6 +49,9 @@ pub(crate) struct PodRecord {
     pub(crate) leases: Vec<LeaseRecord>,
     pub(crate) mtu: u32,
     pub(crate) asked: AskedLimits,
+    /// Ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) host_ports: Vec<HostPort>,
     pub(crate) netns_path: String,
     pub(crate) netns: NetnsId,
     pub(crate) created: Stamp,
@@ -65,6 +68,14 @@ impl PodRecord {
 
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         self.leases.iter().map(|lease| lease.address).collect()
+    }
+
+    /// The pod for people: namespace and name where known, or the container.
+    pub(crate) fn name(&self) -> String {
+        match (&self.pod.namespace, &self.pod.name) {
+            (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+            _ => self.attachment.container_id.clone(),
+        }
     }
 
     pub(crate) fn file_name(&self) -> String {
@@ -227,6 +238,7 @@ pub(crate) mod tests {
             leases: vec![lease],
             mtu: 1500,
             asked: AskedLimits::default(),
+            host_ports: Vec::new(),
             netns_path: "/run/netns/x".into(),
             netns: NetnsId { dev: 4, ino: 1 },
             created: Stamp::now(&BootId("b".into())),

@@ -119,6 +119,10 @@ pub(crate) fn wanted_sysctls(endpoint: &Endpoint) -> Vec<(String, &'static str)>
         (v4("rp_filter"), "1"),
         (v4("accept_local"), "0"),
     ];
+    if !endpoint.host_ports.is_empty() && endpoint.addresses.iter().any(IpAddr::is_ipv4) {
+        // The node's own processes reach a host port at 127.0.0.1; `nft/host_ports.rs` keeps the pod from using it.
+        wanted.push((v4("route_localnet"), "1"));
+    }
     if sysctl::has_ipv6() {
         // The link-local address is added by hand: other address generation modes would not yield the EUI-64 one.
         wanted.extend([(v6("addr_gen_mode"), "1"), (v6("accept_ra"), "0"), (v6("accept_dad"), "0")]);

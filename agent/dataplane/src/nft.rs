@@ -3,6 +3,7 @@
 
 mod actual;
 mod expr;
+mod host_ports;
 mod message;
 mod ranges;
 mod rules;
@@ -12,12 +13,12 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 
 use nftnl::{Batch, Chain, ChainType, MsgType, Policy, ProtoFamily, Rule, Table};
-use turnpike_model::desired::DesiredState;
+use turnpike_model::desired::{DesiredState, Endpoint};
 
 use crate::DataplaneError;
 use crate::netlink::{Netlink, Refusal, attr};
 
-use actual::{ActualChain, ActualTable};
+use actual::{ActualChain, ActualSet, ActualTable};
 use message::Message;
 pub(crate) use ranges::protocol_number;
 use spec::{Base, BaseKind, ChainSpec, Element, Hook, SetKind, SetSpec, TableSpec};
@@ -40,6 +41,9 @@ struct Changes<'a> {
     new_chains: Vec<&'a ChainSpec>,
     /// Chains whose rules are written anew, and whether they hold any now.
     refill: Vec<(&'a ChainSpec, bool)>,
+    /// Chains and sets that nothing asks for any more.
+    old_chains: Vec<String>,
+    old_sets: Vec<String>,
 }
 
 impl Changes<'_> {
@@ -50,6 +54,8 @@ impl Changes<'_> {
             && self.elements.is_empty()
             && self.new_chains.is_empty()
             && self.refill.is_empty()
+            && self.old_chains.is_empty()
+            && self.old_sets.is_empty()
     }
 }
 
@@ -66,6 +72,23 @@ impl Nftables {
     /// Brings the table to what `desired` asks for; answers whether anything was written.
     pub(crate) fn apply(&mut self, desired: &DesiredState) -> Result<bool, DataplaneError> {
         self.reconcile(&rules::table(desired))
+    }
+
+    /// Host ports of an endpoint that lead nowhere, or elsewhere.
+    pub(crate) fn missing_host_ports(&mut self, endpoint: &Endpoint) -> Result<Vec<String>, DataplaneError> {
+        if endpoint.host_ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        let actual = actual::read(&mut self.netlink, &self.table)
+            .map_err(|refusal| refused("read our table", &refusal))?
+            .unwrap_or_default();
+        let is_there = |set: &str, element: &Element| {
+            actual.sets.get(set).is_some_and(|present| present.elements.contains(element))
+        };
+        Ok(host_ports::elements(endpoint)
+            .filter(|(set, element, _)| !is_there(set, element))
+            .map(|(_, _, words)| words)
+            .collect())
     }
 
     /// Removes the table, if it is there.
@@ -125,7 +148,13 @@ fn differences<'a>(table: &str, actual: &ActualTable, wanted: &'a TableSpec) -> 
     if wanted.is_empty() || changes_shape(actual, wanted) {
         return Changes { rebuild: true, ..all_new(table, wanted) };
     }
-    let mut changes = Changes::default();
+    let surplus_chains = actual.chains.keys().filter(|name| wanted.chain(name).is_none());
+    let surplus_sets = actual.sets.keys().filter(|name| wanted.set(name).is_none());
+    let mut changes = Changes {
+        old_chains: surplus_chains.cloned().collect(),
+        old_sets: surplus_sets.cloned().collect(),
+        ..Changes::default()
+    };
     for set in &wanted.sets {
         match actual.sets.get(set.name) {
             Some(present) => changes.elements.extend(element_changes(table, set, &present.elements)),
@@ -148,15 +177,15 @@ fn differences<'a>(table: &str, actual: &ActualTable, wanted: &'a TableSpec) -> 
     changes
 }
 
-/// True where something must go or change its definition: then the table is replaced as a whole, in one transaction.
+/// True where something must change its definition: then the table is replaced as a whole, in one transaction.
 fn changes_shape(actual: &ActualTable, wanted: &TableSpec) -> bool {
-    let set_differs = actual.sets.iter().any(|(name, present)| {
-        !wanted.sets.iter().any(|set| set.name == name && present.same_definition(set))
-    });
-    let chain_differs = |(name, present): (&String, &ActualChain)| {
-        !wanted.chains.iter().any(|chain| chain.name == name && present.same_base(chain))
+    let set_differs = |(name, present): (&String, &ActualSet)| {
+        wanted.set(name).is_some_and(|set| !present.same_definition(set))
     };
-    set_differs || actual.chains.iter().any(chain_differs)
+    let chain_differs = |(name, present): (&String, &ActualChain)| {
+        wanted.chain(name).is_some_and(|chain| !present.same_base(chain))
+    };
+    actual.sets.iter().any(set_differs) || actual.chains.iter().any(chain_differs)
 }
 
 fn add_elements<'a>(table: &str, set: &SetSpec, elements: impl Iterator<Item = &'a Element>) -> Vec<Message> {
@@ -169,7 +198,7 @@ fn element_changes(table: &str, set: &SetSpec, present: &BTreeSet<Element>) -> V
     let missing: Vec<&Element> = set.elements.iter().filter(|element| !present.contains(element)).collect();
     match set.kind {
         SetKind::Dynamic { .. } => Vec::new(),
-        SetKind::Hash => {
+        SetKind::Hash | SetKind::Map(_) => {
             let mut messages = message::set_elements(message::DELSETELEM, table, set.name, &surplus);
             messages.extend(message::set_elements(message::NEWSETELEM, table, set.name, &missing));
             messages
@@ -184,7 +213,8 @@ fn element_changes(table: &str, set: &SetSpec, present: &BTreeSet<Element>) -> V
     }
 }
 
-/// The transaction. Order matters: sets before the rules that look them up, chains before the rules that jump.
+/// The transaction. Order matters: sets before the rules that look them up, chains before the rules that jump, and
+/// what goes the other way round.
 fn encode(name: &str, changes: &Changes<'_>, exists: bool, empty: bool) -> Batch {
     let mut batch = Batch::new();
     let table = Table::new(c_string(name), ProtoFamily::Inet);
@@ -221,6 +251,15 @@ fn encode(name: &str, changes: &Changes<'_>, exists: bool, empty: bool) -> Batch
             }
             batch.add(&raw, MsgType::Add);
         }
+    }
+    for chain in &changes.old_chains {
+        message::flush_chain(name, chain).add_to(&mut batch);
+    }
+    for chain in &changes.old_chains {
+        message::delete_chain(name, chain).add_to(&mut batch);
+    }
+    for set in &changes.old_sets {
+        message::delete_set(name, set).add_to(&mut batch);
     }
     batch
 }

@@ -45,6 +45,23 @@ pub struct Endpoint {
     pub mtu: u32,
     /// Bandwidth limits in force.
     pub limits: Limits,
+    /// Ports of the node that lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the node that leads to a port of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// Only this address of the node, if given; `0.0.0.0` and `::` are all addresses of that family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+    /// `TCP` or `UDP`.
+    pub protocol: Protocol,
+    /// Port on the node, never 0.
+    pub host_port: u16,
+    /// Port in the pod, never 0.
+    pub container_port: u16,
 }
 
 /// A block of addresses that this node owns: a blackhole route here, and one BGP announcement.

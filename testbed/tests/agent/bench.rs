@@ -128,6 +128,7 @@ impl Bench {
             bandwidth: None,
             annotations: std::collections::BTreeMap::new(),
             cgroup_path: None,
+            port_mappings: Vec::new(),
         }
     }
 

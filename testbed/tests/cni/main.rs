@@ -8,6 +8,7 @@
 #![cfg(test)]
 
 mod agent_down;
+mod host_ports;
 mod lifetime;
 mod pods;
 mod resources;

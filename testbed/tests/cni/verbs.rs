@@ -9,7 +9,7 @@ use turnpike_testbed::{Lab, PodSpec};
 use super::start;
 
 /// Runs the plugin with an environment and a stdin; gives its exit code and what it printed, as JSON.
-fn plugin(turnpike: &TurnpikeNode, env: &[(&str, &str)], stdin: &Value) -> Result<(i32, Value)> {
+pub(super) fn plugin(turnpike: &TurnpikeNode, env: &[(&str, &str)], stdin: &Value) -> Result<(i32, Value)> {
     turnpike.node().write_file("/run/cni-stdin", stdin.to_string())?;
     let mut argv = vec!["env".to_owned(), "-i".to_owned(), format!("CNI_PATH={CNI_BIN_DIR}")];
     argv.extend(env.iter().map(|(key, value)| format!("{key}={value}")));
@@ -24,13 +24,23 @@ fn plugin(turnpike: &TurnpikeNode, env: &[(&str, &str)], stdin: &Value) -> Resul
 }
 
 /// The plugin's configuration as a runtime hands it over, at one version.
-fn stdin(turnpike: &TurnpikeNode, version: &str) -> Result<Value> {
+pub(super) fn stdin(turnpike: &TurnpikeNode, version: &str) -> Result<Value> {
     let conflist: Value =
         serde_json::from_str(&turnpike.node().read_file(format!("{CNI_CONF_DIR}/10-turnpike.conflist"))?)?;
     let mut config = conflist["plugins"][0].clone();
     config["name"] = conflist["name"].clone();
     config["cniVersion"] = json!(version);
     Ok(config)
+}
+
+/// The environment of a call about interface eth0 in the namespace `/run/netns/NAME`, of a container of that name.
+pub(super) fn call(verb: &'static str, name: &'static str) -> [(&'static str, &'static str); 4] {
+    let netns = match name {
+        "p1" => "/run/netns/p1",
+        "p2" => "/run/netns/p2",
+        _ => "",
+    };
+    [("CNI_COMMAND", verb), ("CNI_CONTAINERID", name), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", netns)]
 }
 
 /// Verifies: VERSION lists every dialect; STATUS is good while the agent serves and while it is being restarted, and

@@ -23,6 +23,7 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
         blocks: addresses.iter().map(|text| block_around(text)).collect(),
         mtu: 1500,
         asked: Limits { to_workload: Some(BitsPerSecond(100_000_000)), from_workload: None },
+        host_ports: Vec::new(),
     }
 }
 

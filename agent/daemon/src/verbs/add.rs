@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use turnpike_agent_api::{AddReply, AddRequest, ErrorReply, code};
-use turnpike_calc::{AskedLimits, IpamError, RuntimeBandwidth, asked_limits};
+use turnpike_calc::{AskedLimits, AskedPort, IpamError, RuntimeBandwidth, asked_limits, asked_ports};
 use turnpike_dataplane::AttachReport;
-use turnpike_model::desired::EndpointId;
+use turnpike_model::desired::{EndpointId, HostPort};
 
 use crate::agent::Agent;
-use crate::books::{PodState, Reservation, host_link, is_damaged};
+use crate::books::{PodState, Refusal, Reservation, Wanted, host_link, is_damaged};
 use crate::clock;
 use crate::failpoint;
 use crate::store::{NetnsId, PodRecord};
@@ -33,6 +33,7 @@ pub(super) fn add(
     let netns = netns.ok_or_else(missing_netns)?;
     let identity = identify(&netns)?;
     let asked = limits(&request)?;
+    let wanted = Wanted { host_ports: host_ports(&request)? };
     let id = endpoint_id(&request.attachment);
     let _guard = agent.locks.lock(&id);
     del::execute_spooled(agent, &request.attachment);
@@ -42,7 +43,7 @@ pub(super) fn add(
     clear_link_name(agent, &id)?;
     match existing(agent, &id) {
         Some(record) => again(agent, &id, record, identity, netns),
-        None => fresh(agent, &id, &request, asked, identity, netns),
+        None => fresh(agent, &id, &request, &wanted, asked, (identity, netns)),
     }
 }
 
@@ -74,9 +75,9 @@ fn fresh(
     agent: &Agent,
     id: &EndpointId,
     request: &AddRequest,
+    wanted: &Wanted,
     asked: AskedLimits,
-    identity: NetnsId,
-    netns: OwnedFd,
+    (identity, netns): (NetnsId, OwnedFd),
 ) -> Result<AddReply, ErrorReply> {
     let link = host_link(id);
     let mtu = agent.health().mtu;
@@ -90,6 +91,7 @@ fn fresh(
         leases,
         mtu,
         asked,
+        host_ports: Vec::new(),
         netns_path: request.netns_path.clone(),
         netns: identity,
         created,
@@ -97,7 +99,7 @@ fn fresh(
         unused: false,
     };
     let Reservation { record, obsolete } =
-        agent.books().reserve(id, clock::now(), draft).map_err(no_address)?;
+        agent.books().reserve(id, wanted, clock::now(), draft).map_err(no_place)?;
     if let Err(error) = agent.persist(&record) {
         agent.books().release(id, &record, clock::now());
         return Err(error);
@@ -239,13 +241,31 @@ fn limits(request: &AddRequest) -> Result<AskedLimits, ErrorReply> {
     })
 }
 
-fn no_address(error: IpamError) -> ErrorReply {
-    let code = match &error {
-        IpamError::Exhausted { .. } | IpamError::NoPool | IpamError::NoBlock { .. } => code::EXHAUSTED,
-        IpamError::AlreadyHeld(_) => code::ALREADY_ATTACHED,
+fn host_ports(request: &AddRequest) -> Result<Vec<HostPort>, ErrorReply> {
+    let asked = request.port_mappings.iter().map(|port| AskedPort {
+        host_port: port.host_port,
+        container_port: port.container_port,
+        protocol: &port.protocol,
+        host_ip: &port.host_ip,
+    });
+    asked_ports(asked).map_err(|error| {
+        ErrorReply::new(code::INVALID_CONFIG, format!("the host ports asked for are unusable: {error}"))
+    })
+}
+
+fn no_place(refusal: Refusal) -> ErrorReply {
+    let (code, remedy) = match &refusal {
+        Refusal::Address(IpamError::AlreadyHeld(_)) => (code::ALREADY_ATTACHED, ""),
+        Refusal::Address(_) => (
+            code::EXHAUSTED,
+            "`turnpike status` shows pools and blocks; add an IPBlock for this node to get more",
+        ),
+        Refusal::PortTaken { .. } => {
+            (code::PORT_TAKEN, "choose another hostPort or hostIP, or end the other pod first")
+        }
+        Refusal::NoFamily { .. } => (code::INVALID_CONFIG, "leave hostIP out, or add a pool of that family"),
     };
-    ErrorReply::new(code, error.to_string())
-        .with_details("`turnpike status` shows pools and blocks; add an IPBlock for this node to get more")
+    ErrorReply::new(code, refusal.to_string()).with_details(remedy)
 }
 
 /// Which namespace this is; the host's own is refused, whoever opened it.

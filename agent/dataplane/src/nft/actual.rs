@@ -45,6 +45,7 @@ pub(crate) struct ActualSet {
     flags: u32,
     key_type: u32,
     key_length: u32,
+    value: Option<(u32, u32)>,
     pub(crate) elements: BTreeSet<Element>,
 }
 
@@ -52,6 +53,7 @@ impl ActualSet {
     /// True where the definition is the same, whatever the elements.
     pub(crate) fn same_definition(&self, spec: &SetSpec) -> bool {
         (self.flags, self.key_type, self.key_length) == (spec.flags(), spec.key_type(), spec.key_length())
+            && self.value == spec.value_definition()
     }
 }
 
@@ -124,6 +126,7 @@ fn sets(netlink: &mut Netlink, table: &str) -> Result<BTreeMap<String, ActualSet
                 flags: attr::find_be32(attributes, 3).unwrap_or_default(),
                 key_type: attr::find_be32(attributes, 4).unwrap_or_default(),
                 key_length: attr::find_be32(attributes, 5).unwrap_or_default(),
+                value: attr::find_be32(attributes, 6).zip(attr::find_be32(attributes, 7)),
                 elements: BTreeSet::new(),
             };
             Some((text(&reply.body, 2)?, set))
@@ -150,6 +153,7 @@ fn decode(element: &[u8]) -> Option<Element> {
         key: attr::find(element, 1).and_then(value)?,
         key_end: attr::find(element, 10).and_then(value),
         range_end: attr::find_be32(element, 3).unwrap_or_default() & RANGE_END != 0,
+        value: attr::find(element, 2).and_then(value),
     })
 }
 

@@ -16,6 +16,8 @@ use super::spec::{Expr, Header, Meta, Reg};
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_PAYLOAD_NETWORK: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT: u32 = 2;
+const NFT_META_IIFNAME: u32 = 6;
+const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_CT_STATE: u32 = 0;
@@ -25,6 +27,10 @@ const NFT_LOOKUP_INVERTED: u32 = 1;
 const NFT_DYNSET_UPDATE: u32 = 1;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const NAT_RANDOM_FULLY: u32 = 1 << 4;
+const NFT_NAT_DNAT: u32 = 1;
+const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+const NFTA_FIB_F_DADDR: u32 = 2;
+const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
 const NFT_RETURN: i32 = -5;
 const NFT_JUMP: i32 = -3;
@@ -109,10 +115,24 @@ impl Expression for Expr {
                 .set_u32(sys::NFTNL_EXPR_DYNSET_SREG_KEY, reg.0)
                 .set_u32(sys::NFTNL_EXPR_DYNSET_OP, NFT_DYNSET_UPDATE)
                 .set_text(sys::NFTNL_EXPR_DYNSET_SET_NAME, set),
+            Self::Translate { reg, map } => Raw::new(c"lookup")
+                .set_u32(sys::NFTNL_EXPR_LOOKUP_SREG, reg.0)
+                .set_u32(sys::NFTNL_EXPR_LOOKUP_DREG, reg.0)
+                .set_text(sys::NFTNL_EXPR_LOOKUP_SET, map),
+            Self::DestinationType(Reg(reg)) => Raw::new(c"fib")
+                .set_u32(sys::NFTNL_EXPR_FIB_DREG, *reg)
+                .set_u32(sys::NFTNL_EXPR_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE)
+                .set_u32(sys::NFTNL_EXPR_FIB_FLAGS, NFTA_FIB_F_DADDR),
+            Self::Dnat { nfproto, address, port } => Raw::new(c"nat")
+                .set_u32(sys::NFTNL_EXPR_NAT_TYPE, NFT_NAT_DNAT)
+                .set_u32(sys::NFTNL_EXPR_NAT_FAMILY, u32::from(*nfproto))
+                .set_u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, address.0)
+                .set_u32(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, port.0),
             Self::Counter => Raw::new(c"counter"),
             Self::Notrack => Raw::new(c"notrack"),
             Self::Masquerade => Raw::new(c"masq").set_u32(sys::NFTNL_EXPR_MASQ_FLAGS, NAT_RANDOM_FULLY),
             Self::Accept => Raw::verdict(NF_ACCEPT),
+            Self::Drop => Raw::verdict(NF_DROP),
             Self::Return => Raw::verdict(NFT_RETURN),
             Self::Jump(chain) => Raw::verdict(NFT_JUMP).set_text(sys::NFTNL_EXPR_IMM_CHAIN, chain),
         };
@@ -124,6 +144,8 @@ fn meta_key(key: Meta) -> u32 {
     match key {
         Meta::NfProto => NFT_META_NFPROTO,
         Meta::L4Proto => NFT_META_L4PROTO,
+        Meta::InputName => NFT_META_IIFNAME,
+        Meta::OutputName => NFT_META_OIFNAME,
     }
 }
 

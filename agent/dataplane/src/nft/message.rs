@@ -18,6 +18,8 @@ pub(crate) const INET: u8 = 1;
 pub(crate) const NEWSET: u16 = SUBSYSTEM | 9;
 pub(crate) const NEWSETELEM: u16 = SUBSYSTEM | 12;
 pub(crate) const DELSETELEM: u16 = SUBSYSTEM | 14;
+pub(crate) const DELCHAIN: u16 = SUBSYSTEM | 5;
+pub(crate) const DELSET: u16 = SUBSYSTEM | 11;
 pub(crate) const DELRULE: u16 = SUBSYSTEM | 8;
 
 const NLM_F_REQUEST: u16 = 0x1;
@@ -83,6 +85,9 @@ pub(crate) fn new_set(table: &str, set: &SetSpec, id: u32) -> Message {
         .put_be32(4, set.key_type())
         .put_be32(5, set.key_length())
         .put_be32(10, id);
+    if let Some((datatype, length)) = set.value_definition() {
+        attributes = attributes.put_be32(6, datatype).put_be32(7, length);
+    }
     let mut description = Attributes::default();
     if let SetKind::Dynamic { timeout_ms, size } = set.kind {
         attributes = attributes.put(11, &timeout_ms.to_be_bytes());
@@ -106,8 +111,9 @@ pub(crate) fn set_elements(kind: u16, table: &str, set: &str, elements: &[&Eleme
     elements
         .chunks(ELEMENTS_PER_MESSAGE)
         .map(|chunk| {
-            let list =
-                chunk.iter().fold(Attributes::default(), |list, element| list.nest(1, &encode(element)));
+            let list = chunk
+                .iter()
+                .fold(Attributes::default(), |list, element| list.nest(1, &encode(element, kind)));
             let attributes = Attributes::default().put_text(1, table).put_text(2, set).nest(3, &list);
             Message::new(kind, flags, &attributes)
         })
@@ -124,9 +130,23 @@ pub(crate) fn flush_chain(table: &str, chain: &str) -> Message {
     Message::new(DELRULE, 0, &Attributes::default().put_text(1, table).put_text(2, chain))
 }
 
-fn encode(element: &Element) -> Attributes {
+/// Removes an empty chain.
+pub(crate) fn delete_chain(table: &str, chain: &str) -> Message {
+    Message::new(DELCHAIN, 0, &Attributes::default().put_text(1, table).put_text(3, chain))
+}
+
+/// Removes a set that no rule names.
+pub(crate) fn delete_set(table: &str, set: &str) -> Message {
+    Message::new(DELSET, 0, &Attributes::default().put_text(1, table).put_text(2, set))
+}
+
+fn encode(element: &Element, kind: u16) -> Attributes {
     let value = |bytes: &[u8]| Attributes::default().put(1, bytes);
     let mut attributes = Attributes::default().nest(1, &value(&element.key));
+    // A key is enough to remove an element.
+    if let Some(bytes) = element.value.as_ref().filter(|_| kind == NEWSETELEM) {
+        attributes = attributes.nest(2, &value(bytes));
+    }
     if element.range_end {
         attributes = attributes.put_be32(3, 1);
     }

@@ -56,7 +56,7 @@ pub(crate) fn boundaries<'a>(family: Family, nets: impl IntoIterator<Item = &'a 
         // A range up to the last address has no key behind it.
         if last < family.last() {
             let behind = family.octets(last.saturating_add(1));
-            elements.push(Element { key: behind, key_end: None, range_end: true });
+            elements.push(Element { key: behind, key_end: None, range_end: true, value: None });
         }
     }
     elements.sort();
@@ -86,7 +86,7 @@ pub(crate) fn services<'a>(family: Family, sources: impl IntoIterator<Item = &'a
                 key.extend([0, 0]);
                 key
             };
-            elements.push(Element { key: key(first, low), key_end: Some(key(last, high)), range_end: false });
+            elements.push(Element { key_end: Some(key(last, high)), ..Element::exact(key(first, low)) });
         }
     }
     elements.sort();
@@ -110,9 +110,8 @@ pub(crate) fn pairs(family: Family, entries: &[(BTreeSet<IpNetwork>, BTreeSet<Ip
         for right in merge(right.into_iter().collect()) {
             let key = |left: u128, right: u128| [family.octets(left), family.octets(right)].concat();
             elements.push(Element {
-                key: key(left.0, right.0),
                 key_end: Some(key(left.1, right.1)),
-                range_end: false,
+                ..Element::exact(key(left.0, right.0))
             });
         }
     }
@@ -221,7 +220,7 @@ mod tests {
             elements,
             [
                 Element::exact(vec![10, 0, 0, 0]),
-                Element { key: vec![12, 0, 0, 0], key_end: None, range_end: true }
+                Element { key: vec![12, 0, 0, 0], key_end: None, range_end: true, value: None }
             ]
         );
     }

@@ -16,15 +16,16 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use turnpike_model::desired::{DesiredState, LbSource, Masquerade};
 
+use super::host_ports;
 use super::ranges::{self, Family};
 use super::spec::{
     Base, BaseKind, ChainSpec, Element, Expr, Field, Header, Hook, Meta, Reg, RuleSpec, SetKind, SetSpec,
     TableSpec,
 };
 
-const RAW: i32 = -300;
+pub(super) const RAW: i32 = -300;
 const FILTER: i32 = 0;
-const SRCNAT: i32 = 100;
+pub(super) const SRCNAT: i32 = 100;
 const TCP: u8 = 6;
 /// Bit of `ct state` for packets that were taken past conntrack.
 const UNTRACKED: u32 = 64;
@@ -36,7 +37,7 @@ const POD_FLOW_TIMEOUT_MS: u64 = 5 * 24 * 3600 * 1000;
 const POD_FLOW_LIMIT: u32 = 65536;
 
 /// First and only single register; concatenations go on from here.
-const A: Reg = Reg(8);
+pub(super) const A: Reg = Reg(8);
 
 /// The table for a desired state; empty where nothing asks for one.
 pub(crate) fn table(desired: &DesiredState) -> TableSpec {
@@ -48,6 +49,7 @@ pub(crate) fn table(desired: &DesiredState) -> TableSpec {
     if !desired.masquerade.is_empty() {
         masquerade(&mut table, desired);
     }
+    host_ports::add(&mut table, desired);
     table
 }
 
@@ -56,13 +58,13 @@ fn local_pods(desired: &DesiredState) -> BTreeSet<IpAddr> {
 }
 
 /// Names and header offsets of one family.
-struct Layout {
-    family: Family,
-    nfproto: u8,
-    label: &'static str,
-    address: Field,
-    source: u32,
-    destination: u32,
+pub(super) struct Layout {
+    pub(super) family: Family,
+    pub(super) nfproto: u8,
+    pub(super) label: &'static str,
+    pub(super) address: Field,
+    pub(super) source: u32,
+    pub(super) destination: u32,
     icmp: u8,
     /// Offset of the offending packet's protocol, addresses and ports behind an ICMP error's own header.
     inner: Inner,
@@ -124,19 +126,19 @@ const V6: Layout = Layout {
     masq_except: "masq_except6",
 };
 
-const LAYOUTS: [Layout; 2] = [V4, V6];
+pub(super) const LAYOUTS: [Layout; 2] = [V4, V6];
 
 impl Layout {
     /// Registers that an address fills.
-    fn width(&self) -> u32 {
+    pub(super) fn width(&self) -> u32 {
         self.address.length() / 4
     }
 
-    fn is_family(&self) -> [Expr; 2] {
+    pub(super) fn is_family(&self) -> [Expr; 2] {
         [Expr::Meta(Meta::NfProto, A), Expr::Cmp { reg: A, equal: true, bytes: vec![self.nfproto] }]
     }
 
-    fn network(&self, offset: u32, into: Reg) -> Expr {
+    pub(super) fn network(&self, offset: u32, into: Reg) -> Expr {
         Expr::Payload { header: Header::Network, offset, length: self.address.length(), into }
     }
 
@@ -200,7 +202,7 @@ impl Layout {
     }
 }
 
-fn transport(offset: u32, length: u32, into: Reg) -> Expr {
+pub(super) fn transport(offset: u32, length: u32, into: Reg) -> Expr {
     Expr::Payload { header: Header::Transport, offset, length, into }
 }
 
@@ -219,11 +221,17 @@ fn is_opening() -> Vec<Expr> {
     steps
 }
 
-fn rule(purpose: impl Into<String>, parts: &[&[Expr]]) -> RuleSpec {
+pub(super) fn rule(purpose: impl Into<String>, parts: &[&[Expr]]) -> RuleSpec {
     RuleSpec { purpose: purpose.into(), expressions: parts.concat() }
 }
 
-fn base(name: &'static str, hook: Hook, priority: i32, kind: BaseKind, rules: Vec<RuleSpec>) -> ChainSpec {
+pub(super) fn base(
+    name: &'static str,
+    hook: Hook,
+    priority: i32,
+    kind: BaseKind,
+    rules: Vec<RuleSpec>,
+) -> ChainSpec {
     ChainSpec { name, base: Some(Base { hook, priority, kind }), rules }
 }
 

@@ -14,6 +14,16 @@ impl TableSpec {
     pub(crate) fn is_empty(&self) -> bool {
         self.chains.is_empty() && self.sets.is_empty()
     }
+
+    /// The chain of that name.
+    pub(crate) fn chain(&self, name: &str) -> Option<&ChainSpec> {
+        self.chains.iter().find(|chain| chain.name == name)
+    }
+
+    /// The set of that name.
+    pub(crate) fn set(&self, name: &str) -> Option<&SetSpec> {
+        self.sets.iter().find(|set| set.name == name)
+    }
 }
 
 /// The type of one field of a set's key, with the number that nft(8) lists it under.
@@ -62,6 +72,8 @@ pub(crate) enum SetKind {
     ConcatRanges,
     /// Filled by rules; entries expire after so many milliseconds unused.
     Dynamic { timeout_ms: u64, size: u32 },
+    /// Exact keys, each with a value of these fields.
+    Map(&'static [Field]),
 }
 
 /// A set. Elements of [`SetKind::Dynamic`] belong to the packets, not to us.
@@ -77,6 +89,7 @@ impl SetSpec {
     /// Flags of `enum nft_set_flags`.
     pub(crate) fn flags(&self) -> u32 {
         const INTERVAL: u32 = 0x4;
+        const MAP: u32 = 0x8;
         const TIMEOUT: u32 = 0x10;
         const EVAL: u32 = 0x20;
         const CONCAT: u32 = 0x80;
@@ -85,20 +98,37 @@ impl SetSpec {
             SetKind::Ranges => INTERVAL,
             SetKind::ConcatRanges => INTERVAL | CONCAT,
             SetKind::Dynamic { .. } => TIMEOUT | EVAL,
+            SetKind::Map(_) => MAP,
         }
     }
 
     /// nft(8)'s number for the key's type; six bits for each field of a concatenation.
     pub(crate) fn key_type(&self) -> u32 {
-        self.fields.iter().fold(0, |all, field| (all << 6) | field.datatype())
+        datatype_of(&self.fields)
     }
 
     /// Bytes of a key; every field of a concatenation is padded to four.
     pub(crate) fn key_length(&self) -> u32 {
-        match self.fields.as_slice() {
-            [single] => single.length(),
-            fields => fields.iter().map(|field| field.length().next_multiple_of(4)).sum(),
+        length_of(&self.fields)
+    }
+
+    /// The same two of a map's values.
+    pub(crate) fn value_definition(&self) -> Option<(u32, u32)> {
+        match self.kind {
+            SetKind::Map(fields) => Some((datatype_of(fields), length_of(fields))),
+            _ => None,
         }
+    }
+}
+
+fn datatype_of(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |all, field| (all << 6) | field.datatype())
+}
+
+fn length_of(fields: &[Field]) -> u32 {
+    match fields {
+        [single] => single.length(),
+        fields => fields.iter().map(|field| field.length().next_multiple_of(4)).sum(),
     }
 }
 
@@ -110,12 +140,19 @@ pub(crate) struct Element {
     pub(crate) key_end: Option<Vec<u8>>,
     /// In sets of ranges: this key is the first one behind a range.
     pub(crate) range_end: bool,
+    /// In maps: what the key leads to.
+    pub(crate) value: Option<Vec<u8>>,
 }
 
 impl Element {
     /// An exact key.
     pub(crate) fn exact(key: Vec<u8>) -> Self {
-        Self { key, key_end: None, range_end: false }
+        Self { key, key_end: None, range_end: false, value: None }
+    }
+
+    /// A key and what it leads to.
+    pub(crate) fn pair(key: Vec<u8>, value: Vec<u8>) -> Self {
+        Self { value: Some(value), ..Self::exact(key) }
     }
 }
 
@@ -197,6 +234,10 @@ pub(crate) enum Header {
 pub(crate) enum Meta {
     NfProto,
     L4Proto,
+    /// Name of the interface that the packet came in by, in 16 bytes.
+    InputName,
+    /// Name of the interface that it leaves by, in 16 bytes.
+    OutputName,
 }
 
 /// One step of a rule.
@@ -214,6 +255,12 @@ pub(crate) enum Expr {
     Cmp { reg: Reg, equal: bool, bytes: Vec<u8> },
     /// Goes on where the register's key is (or is not) in the set.
     Lookup { reg: Reg, set: &'static str, found: bool },
+    /// Replaces the register's key by what the map has for it; ends the rule where that is nothing.
+    Translate { reg: Reg, map: &'static str },
+    /// Loads the routing type (`RTN_…`) of the destination.
+    DestinationType(Reg),
+    /// Destination becomes the address and port in the registers.
+    Dnat { nfproto: u8, address: Reg, port: Reg },
     /// Adds the key to a dynamic set or renews its timeout.
     Remember { reg: Reg, set: &'static str },
     /// Counts packets and bytes.
@@ -224,6 +271,8 @@ pub(crate) enum Expr {
     Masquerade,
     /// Ends this base chain, the packet goes on.
     Accept,
+    /// Ends the packet.
+    Drop,
     /// Back to the calling chain.
     Return,
     /// Into another chain and back.

@@ -1,9 +1,10 @@
 //! ADD and DEL: one pod's link from nothing to in force, and back.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use turnpike_model::desired::Endpoint;
+use turnpike_model::desired::{Endpoint, Protocol};
 
 use crate::endpoint::{self, HOST_MAC, LINK_PREFIX};
 use crate::host::HostTables;
@@ -122,7 +123,7 @@ impl Dataplane {
         let link = host::verify_mac(&mut self.netlink, name)?;
         let ifb = self.limit(endpoint, &link)?;
         let mut problems = self.bpf.attach(endpoint, &link, ifb.as_ref());
-        problems.extend(self.register(endpoint));
+        problems.extend(self.register(endpoint)?);
         self.routes.add(&endpoint.addresses, link.index)?;
         Ok(AttachReport {
             host_ifindex: link.index,
@@ -153,19 +154,41 @@ impl Dataplane {
     }
 
     /// Puts the endpoint into the books, and into the tables that pods share. A pod is not refused because those
-    /// cannot be written: the next apply says so, and tries again.
-    fn register(&mut self, endpoint: &Endpoint) -> Option<Problem> {
+    /// cannot be written, unless it asked for what they do: the next apply says so, and tries again.
+    fn register(&mut self, endpoint: &Endpoint) -> Result<Option<Problem>, DataplaneError> {
         let Some(desired) = &mut self.desired else {
             self.early.retain(|early| early.id != endpoint.id);
             self.early.push(endpoint.clone());
-            return None;
+            return Ok(None);
         };
         desired.endpoints.insert(endpoint.id.clone(), endpoint.clone());
-        self.nft.apply(desired).err().map(|error| Problem {
-            severity: Severity::Failed,
-            subject: "nftables".to_owned(),
-            message: error.to_string(),
-        })
+        match self.nft.apply(desired) {
+            Ok(_) => {
+                self.forget_strays(endpoint);
+                Ok(None)
+            }
+            Err(error) if !endpoint.host_ports.is_empty() => Err(error),
+            Err(error) => Ok(Some(Problem {
+                severity: Severity::Failed,
+                subject: "nftables".to_owned(),
+                message: error.to_string(),
+            })),
+        }
+    }
+
+    /// UDP flows that came to the port before it was mapped would go on to the node for as long as they last.
+    fn forget_strays(&mut self, endpoint: &Endpoint) {
+        let udp = endpoint.host_ports.iter().filter(|port| port.protocol == Protocol::Udp);
+        let ports: BTreeSet<u16> = udp.map(|port| port.host_port).collect();
+        if ports.is_empty() {
+            return;
+        }
+        let Self { conntrack, netlink, .. } = self;
+        let is_ours = |ip| links::holder(netlink, ip) == Some(Holder::Node);
+        match conntrack::forget_udp_to(conntrack, &ports, is_ours) {
+            Ok(count) => tracing::debug!(link = endpoint.host_link, count, "forgot UDP flows to host ports"),
+            Err(refusal) => tracing::debug!(error = refusal.words(), "conntrack cannot be read"),
+        }
     }
 
     /// Brings both limits of an endpoint to what it asks for; answers the ifb where there is one.

@@ -39,6 +39,9 @@ impl Dataplane {
             return Ok(findings.0);
         };
         self.check_host_side(endpoint, &link, &mut findings)?;
+        for port in self.nft.missing_host_ports(endpoint)? {
+            findings.add("host port", format!("{port} does not lead to the pod"));
+        }
         let in_force = self.read_limits(endpoint)?;
         for (direction, wanted, found) in [
             ("to the pod", endpoint.limits.to_workload, in_force.to_workload),
