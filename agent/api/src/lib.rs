@@ -6,12 +6,14 @@
 //!
 //! Few dependencies and no async: `turnpike-cni` is started for every pod and links this crate.
 
+mod bandwidth;
 mod client;
 mod frame;
 mod message;
 mod spool;
 mod status;
 
+pub use bandwidth::{BwDirection, BwPod, BwReply, BwReport, BwRequest, BwSource, BwUplink, Rates};
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};
 pub use message::{

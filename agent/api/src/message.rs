@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bandwidth::{BwReply, BwRequest};
 use crate::status::StatusReport;
 
 /// Version of the protocol. A receiver refuses another one by name.
@@ -84,6 +85,8 @@ pub enum Request {
     Gc(GcRequest),
     /// Everything that `turnpike status` shows.
     Status,
+    /// What `turnpike bw` asks.
+    Bw(BwRequest),
 }
 
 /// A pod interface, as the runtime names it.
@@ -206,6 +209,8 @@ pub enum Reply {
     Done,
     /// The report.
     Status(Box<StatusReport>),
+    /// About bandwidth.
+    Bw(Box<BwReply>),
     /// It could not be done.
     Error(ErrorReply),
 }

@@ -3,8 +3,12 @@
 //! Bursts in runtimeConfig are never looked at: containerd sends 4294967295 and CRI-O 34359738359 for "unset", which
 //! turns a 10 Mbit/s limit into seconds of line rate. The data plane computes queues from the rate.
 
+mod explain;
+mod meter;
+
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use turnpike_model::bandwidth::{DirectionRates, NodeBandwidthSpec};
 use turnpike_model::desired::{BitsPerSecond, Limits};
 use turnpike_model::rate::{Rate, RateError};
@@ -14,8 +18,42 @@ pub const INGRESS_ANNOTATION: &str = "kubernetes.io/ingress-bandwidth";
 /// Annotation for what the pod sends.
 pub const EGRESS_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
 
-/// Limits that a pod asks for; `None` asks for nothing.
-pub type AskedLimits = Limits;
+pub use explain::{Decision, LimitSource, explain};
+pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
+
+/// What a pod asks for, kept with the pod: `None` asks for nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedLimits {
+    /// What the pod receives.
+    pub to_workload: Option<BitsPerSecond>,
+    /// What the pod sends.
+    pub from_workload: Option<BitsPerSecond>,
+    /// Directions (`to_workload`, `from_workload`) that runtimeConfig asked for, not an annotation.
+    #[serde(default, skip_serializing_if = "FromRuntime::is_none")]
+    pub from_runtime: FromRuntime,
+}
+
+/// Which directions of an [`AskedLimits`] come from runtimeConfig.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromRuntime {
+    /// What the pod receives.
+    pub to_workload: bool,
+    /// What the pod sends.
+    pub from_workload: bool,
+}
+
+impl FromRuntime {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<Limits> for AskedLimits {
+    fn from(limits: Limits) -> Self {
+        let Limits { to_workload, from_workload } = limits;
+        Self { to_workload, from_workload, from_runtime: FromRuntime::default() }
+    }
+}
 
 /// runtimeConfig's rates in bits per second; 0 is "not set".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,14 +87,18 @@ pub fn asked_limits(
     let one = |annotation: &'static str, field: &'static str, rate: u64| {
         let (origin, parsed) = match annotations.get(annotation) {
             Some(text) => (annotation, text.parse::<Rate>()),
-            None if rate == 0 => return Ok(None),
+            None if rate == 0 => return Ok((None, false)),
             None => (field, Rate::new(rate)),
         };
-        parsed.map(|rate| Some(rate.bits())).map_err(|source| BandwidthError { origin, source })
+        let by_runtime = origin == field;
+        parsed.map(|rate| (Some(rate.bits()), by_runtime)).map_err(|source| BandwidthError { origin, source })
     };
+    let to = one(INGRESS_ANNOTATION, "runtimeConfig.bandwidth.ingressRate", runtime.ingress_rate)?;
+    let from = one(EGRESS_ANNOTATION, "runtimeConfig.bandwidth.egressRate", runtime.egress_rate)?;
     Ok(AskedLimits {
-        to_workload: one(INGRESS_ANNOTATION, "runtimeConfig.bandwidth.ingressRate", runtime.ingress_rate)?,
-        from_workload: one(EGRESS_ANNOTATION, "runtimeConfig.bandwidth.egressRate", runtime.egress_rate)?,
+        to_workload: to.0,
+        from_workload: from.0,
+        from_runtime: FromRuntime { to_workload: to.1, from_workload: from.1 },
     })
 }
 
@@ -80,7 +122,7 @@ impl NodeLimits {
 
     /// What a pod gets that asks for `asked`.
     #[must_use]
-    pub fn grant(&self, asked: AskedLimits) -> Limits {
+    pub fn grant(&self, asked: &AskedLimits) -> Limits {
         let wish = Limits {
             to_workload: asked.to_workload.or(self.defaults.to_workload),
             from_workload: asked.from_workload.or(self.defaults.from_workload),
@@ -119,13 +161,14 @@ mod tests {
         let asked = asked_limits(&annotations(&[(INGRESS_ANNOTATION, "10M")]), Some(runtime)).unwrap();
         assert_eq!(asked.to_workload, Some(BitsPerSecond(10 * M)));
         assert_eq!(asked.from_workload, Some(BitsPerSecond(20 * M)));
+        assert_eq!(asked.from_runtime, FromRuntime { to_workload: false, from_workload: true });
     }
 
     #[test]
     fn nothing_asked_is_nothing_granted_unless_the_node_says_so() {
         let asked = asked_limits(&BTreeMap::new(), Some(RuntimeBandwidth::default())).unwrap();
-        assert_eq!(asked, Limits::default());
-        assert_eq!(NodeLimits::default().grant(asked), Limits::default());
+        assert_eq!(asked, AskedLimits::default());
+        assert_eq!(NodeLimits::default().grant(&asked), Limits::default());
     }
 
     #[test]
@@ -144,10 +187,11 @@ mod tests {
         .unwrap();
         let stricter: NodeBandwidthSpec = serde_json::from_str(r#"{"limits":{"egress":"200M"}}"#).unwrap();
         let node = NodeLimits::strictest([&spec, &stricter]);
-        let ask = |to: Option<u64>| Limits { to_workload: to.map(BitsPerSecond), from_workload: None };
-        assert_eq!(node.grant(ask(None)).to_workload, Some(BitsPerSecond(50 * M)));
-        assert_eq!(node.grant(ask(Some(80 * M))).to_workload, Some(BitsPerSecond(80 * M)));
-        assert_eq!(node.grant(ask(Some(500 * M))).to_workload, Some(BitsPerSecond(100 * M)));
-        assert_eq!(node.grant(ask(None)).from_workload, Some(BitsPerSecond(200 * M)));
+        let ask =
+            |to: Option<u64>| AskedLimits { to_workload: to.map(BitsPerSecond), ..AskedLimits::default() };
+        assert_eq!(node.grant(&ask(None)).to_workload, Some(BitsPerSecond(50 * M)));
+        assert_eq!(node.grant(&ask(Some(80 * M))).to_workload, Some(BitsPerSecond(80 * M)));
+        assert_eq!(node.grant(&ask(Some(500 * M))).to_workload, Some(BitsPerSecond(100 * M)));
+        assert_eq!(node.grant(&ask(None)).from_workload, Some(BitsPerSecond(200 * M)));
     }
 }

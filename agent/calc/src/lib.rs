@@ -14,8 +14,9 @@ mod ports;
 mod validate;
 
 pub use bandwidth::{
-    AskedLimits, BandwidthError, EGRESS_ANNOTATION, INGRESS_ANNOTATION, NodeLimits, RuntimeBandwidth,
-    asked_limits,
+    AskedLimits, BandwidthError, Decision, EGRESS_ANNOTATION, FromRuntime, HISTORY_SECONDS,
+    INGRESS_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth, Series, asked_limits,
+    explain,
 };
 pub use ipam::{Ipam, IpamError, Lease, Remembered, Use};
 pub use node::{LocalPod, Node, NodeState, node_state};

@@ -114,7 +114,7 @@ impl LocalPod {
             host_link: self.host_link.clone(),
             addresses: self.addresses.clone(),
             mtu: self.mtu,
-            limits: limits.grant(self.asked),
+            limits: limits.grant(&self.asked),
             host_ports: self.host_ports.clone(),
         }
     }
@@ -126,7 +126,7 @@ impl LocalPod {
     }
 }
 
-fn selects(selector: Option<&Selector>, node: &Node) -> bool {
+pub(crate) fn selects(selector: Option<&Selector>, node: &Node) -> bool {
     selector.is_none_or(|selector| selector.matches(&node.labels))
 }
 

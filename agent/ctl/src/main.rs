@@ -1,6 +1,7 @@
 //! turnpike: the command line for turnpike-agent and turnpike-bgpd. Owns nothing; asks their sockets.
 
 mod bgp;
+mod bw;
 mod node;
 mod status;
 mod table;
@@ -50,6 +51,9 @@ enum Command {
     /// This node as a whole.
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Bandwidth of pods and uplinks.
+    #[command(subcommand)]
+    Bw(bw::BwCommand),
     /// Ask turnpike-bgpd: peers, paths, decisions.
     #[command(subcommand)]
     Bgp(bgp::BgpCommand),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Status => status::run(&cli.global),
         Command::Node(command) => node::run(command),
+        Command::Bw(command) => bw::run(&cli.global, command),
         Command::Bgp(command) => bgp::run(&cli.global, command),
     };
     match result {

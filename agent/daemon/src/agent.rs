@@ -10,6 +10,7 @@ use turnpike_calc::Time;
 use turnpike_dataplane::{DataplaneError, NodeFacts, Problem, Severity};
 use turnpike_model::desired::{BgpPart, DesiredState};
 
+use crate::bandwidth::Monitor;
 use crate::books::{Books, salvage};
 use crate::clock::{self, BootId, Stamp};
 use crate::config::Config;
@@ -35,6 +36,7 @@ pub(crate) struct Agent {
     pub(crate) store: Store,
     pub(crate) locks: Locks,
     pub(crate) metrics: Metrics,
+    pub(crate) bandwidth: Monitor,
     books: Mutex<Books>,
     health: Mutex<Health>,
     plane: OnceLock<Plane>,
@@ -98,6 +100,7 @@ impl Agent {
             store,
             locks: Locks::default(),
             metrics: Metrics::default(),
+            bandwidth: Monitor::default(),
             books: Mutex::new(books),
             health: Mutex::new(health),
             plane: OnceLock::new(),

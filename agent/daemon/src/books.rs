@@ -271,7 +271,7 @@ fn local_pod(record: &PodRecord) -> LocalPod {
         addresses: record.addresses(),
         blocks: record.leases.iter().filter_map(|lease| lease.block.clone()).collect(),
         mtu: record.mtu,
-        asked: record.asked,
+        asked: record.asked.clone(),
         host_ports: record.host_ports.clone(),
     }
 }

@@ -4,6 +4,7 @@
 //! `turnpike-cni` change the books of pods, durably before they are answered. See agent/DESIGN.md.
 
 mod agent;
+mod bandwidth;
 mod bgp;
 mod books;
 mod clock;
@@ -141,6 +142,7 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(keeper::keep(Arc::clone(&agent)));
     tasks.spawn(source::watch(Arc::clone(&agent)));
+    tasks.spawn(bandwidth::sample(Arc::clone(&agent)));
     tasks.spawn(server::serve(Arc::clone(&agent), listener));
     if agent.config.bgpd.enabled {
         tasks.spawn(bgp::hand_over(Arc::clone(&agent)));

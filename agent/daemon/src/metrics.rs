@@ -25,7 +25,7 @@ use crate::status;
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 /// Verbs that are counted.
-const VERBS: [&str; 6] = ["ADD", "DEL", "CHECK", "STATUS", "GC", "status"];
+const VERBS: [&str; 7] = ["ADD", "DEL", "CHECK", "STATUS", "GC", "status", "bw"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -158,6 +158,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         agent.metrics.durations.clone(),
     );
     registry.register_collector(Box::new(Present(Arc::clone(&agent))));
+    registry.register_collector(Box::new(crate::bandwidth::Metrics(Arc::clone(&agent))));
     let state = Http { agent, registry: Arc::new(registry) };
     Router::new()
         .route("/metrics", get(metrics))

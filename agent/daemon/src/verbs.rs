@@ -27,6 +27,9 @@ pub(crate) fn answer(agent: &Agent, request: Request, netns: Option<OwnedFd>) ->
         Request::Ready => agent.ready().map(|()| Reply::Done),
         Request::Gc(request) => gc::gc(agent, &request).map(|()| Reply::Done),
         Request::Status => Ok(Reply::Status(Box::new(crate::status::report(agent)))),
+        Request::Bw(request) => {
+            crate::bandwidth::answer(agent, &request).map(|reply| Reply::Bw(Box::new(reply)))
+        }
     };
     agent.metrics.request(verb, result.is_ok(), started.elapsed());
     match result {
@@ -56,6 +59,7 @@ fn describe(request: &Request) -> (&'static str, String) {
         Request::Ready => ("STATUS", String::new()),
         Request::Gc(request) => ("GC", request.network.clone()),
         Request::Status => ("status", String::new()),
+        Request::Bw(_) => ("bw", String::new()),
     }
 }
 

@@ -145,6 +145,12 @@ impl Bpf {
         self.programs.as_ref().ok().and_then(|programs| programs.maps().counters().ok())
     }
 
+    /// The marker's counters on a link: packets marked, and packets due that cannot carry a mark.
+    pub(crate) fn marks(&self, link: u32) -> Option<(u64, u64)> {
+        let state = self.programs.as_ref().ok()?.maps().mark_stats(link).ok()??;
+        Some((state.marked, state.not_capable))
+    }
+
     fn anti_spoof_problem(&self) -> Problem {
         let reason = self.programs.as_ref().err().map(String::as_str).unwrap_or_default();
         Problem {

@@ -3,6 +3,9 @@
 mod apply;
 mod attach;
 mod check;
+mod usage;
+
+pub use usage::{PodUsage, QueueUsage, UplinkUsage, UsageSample};
 
 use std::os::fd::BorrowedFd;
 
@@ -13,7 +16,8 @@ use crate::netlink::Netlink;
 use crate::nft::Nftables;
 use crate::routes::HostRoutes;
 use crate::{
-    AttachReport, DataplaneConfig, DataplaneError, Finding, LimitsInForce, NodeFacts, Problem, facts, host,
+    AttachReport, DataplaneConfig, DataplaneError, Finding, LimitsInForce, NodeFacts, Problem, Uplink, facts,
+    host,
 };
 
 /// One node's data plane. Make it inside the host's network namespace and keep it on one thread.
@@ -30,6 +34,8 @@ pub struct Dataplane {
     desired: Option<DesiredState>,
     /// Attached before the first [`Self::apply`].
     early: Vec<Endpoint>,
+    /// As [`Self::facts`] found them last.
+    uplinks: Vec<Uplink>,
 }
 
 impl Dataplane {
@@ -57,6 +63,7 @@ impl Dataplane {
             bpf: Bpf::open(&config.bpffs, config.cgroup_root.as_deref()),
             desired: None,
             early: Vec::new(),
+            uplinks: Vec::new(),
             config,
         })
     }
@@ -66,8 +73,10 @@ impl Dataplane {
     /// # Errors
     /// Netlink failed.
     pub fn facts(&mut self) -> Result<NodeFacts, DataplaneError> {
-        facts::read(&mut self.netlink, self.config.mtu)
-            .map_err(|refusal| refusal.doing("read the node's links"))
+        let facts = facts::read(&mut self.netlink, self.config.mtu)
+            .map_err(|refusal| refusal.doing("read the node's links"))?;
+        self.uplinks.clone_from(&facts.uplinks);
+        Ok(facts)
     }
 
     /// Makes a pod's link, addresses, routes, neighbours, limits and eBPF, all in force when it returns.

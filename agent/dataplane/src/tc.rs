@@ -24,6 +24,7 @@ use crate::netlink::{Netlink, Refusal};
 
 use shape::Shape;
 use wire::Qdisc;
+pub(crate) use wire::QueueStats;
 
 /// The qdiscs of all links, read once for many of them.
 #[derive(Debug, Default)]
@@ -48,6 +49,11 @@ impl Qdiscs {
 
     fn ours(&self, link: u32) -> Option<&Qdisc> {
         self.of(link).iter().find(|qdisc| qdisc.is_ours())
+    }
+
+    /// Counters of our limit on a link.
+    pub(crate) fn limit_stats(&self, link: u32) -> Option<QueueStats> {
+        self.ours(link).map(|qdisc| qdisc.stats)
     }
 
     fn has_clsact(&self, link: u32) -> bool {

@@ -22,7 +22,7 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
         blocks: addresses.iter().map(|text| block_around(text)).collect(),
         mtu: 1500,
-        asked: Limits { to_workload: Some(BitsPerSecond(100_000_000)), from_workload: None },
+        asked: Limits { to_workload: Some(BitsPerSecond(100_000_000)), from_workload: None }.into(),
         host_ports: Vec::new(),
     }
 }

@@ -15,6 +15,9 @@ const RTM_GETTFILTER: u16 = 46;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
+const TCA_STATS2: u16 = 7;
+const STATS_BASIC: u16 = 1;
+const STATS_QUEUE: u16 = 3;
 const HEADER: usize = 20;
 
 const ROOT: u32 = 0xffff_ffff;
@@ -53,6 +56,33 @@ pub(crate) struct Qdisc {
     handle: u32,
     parent: u32,
     options: Vec<u8>,
+    pub(crate) stats: QueueStats,
+}
+
+/// Counters of a qdisc or class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct QueueStats {
+    /// Every segment of a GSO packet with its headers.
+    pub(crate) bytes: u64,
+    pub(crate) drops: u64,
+    /// Bytes that wait.
+    pub(crate) backlog: u64,
+}
+
+impl QueueStats {
+    /// From the attributes of a dumped qdisc or class: `struct gnet_stats_basic` and `gnet_stats_queue`.
+    fn parse(attributes: &[u8]) -> Self {
+        let stats = attr::find(attributes, TCA_STATS2).unwrap_or_default();
+        let queue = attr::find(stats, STATS_QUEUE).unwrap_or_default();
+        let word = |offset| attr::u32_at(queue, offset).map_or(0, u64::from);
+        Self {
+            bytes: attr::find(stats, STATS_BASIC)
+                .and_then(|basic| attr::u64_at(basic, 0))
+                .unwrap_or_default(),
+            backlog: word(4),
+            drops: word(8),
+        }
+    }
 }
 
 impl Qdisc {
@@ -109,6 +139,7 @@ pub(crate) fn parse_qdisc(body: &[u8]) -> Option<Qdisc> {
         parent: attr::u32_at(body, 12)?,
         kind: attr::text(attr::find(attributes, TCA_KIND)?),
         options: attr::find(attributes, TCA_OPTIONS).unwrap_or_default().to_vec(),
+        stats: QueueStats::parse(attributes),
     })
 }
 

@@ -1,0 +1,113 @@
+//! What `turnpike bw` asks and hears.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Attachment, PodInfo};
+
+/// Questions and orders about bandwidth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum BwRequest {
+    /// Limits and rates of all pods, and the uplinks.
+    Report,
+}
+
+/// Answers to a [`BwRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum BwReply {
+    /// To [`BwRequest::Report`].
+    Report(BwReport),
+}
+
+/// Bandwidth of a node at one moment. Rates and limits are bits per second on Ethernet frames.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwReport {
+    /// Node name.
+    pub node: String,
+    /// Milliseconds since the counters were read; `None` before the first time.
+    pub age_ms: Option<u64>,
+    /// Seconds of history there are.
+    pub history_s: u64,
+    /// Interfaces with a default route.
+    pub uplinks: Vec<BwUplink>,
+    /// Pods in order of their names.
+    pub pods: Vec<BwPod>,
+}
+
+/// An uplink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwUplink {
+    /// Interface name.
+    pub name: String,
+    /// As its driver says.
+    pub speed: Option<u64>,
+    /// What leaves through it.
+    pub sent: Rates,
+    /// What comes in through it.
+    pub received: Rates,
+    /// Speed less what is sent in the last second.
+    pub free: Option<u64>,
+}
+
+/// A rate over two windows; `None` before there are two readings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Over the last second.
+    pub last_1s: Option<u64>,
+    /// Over the last ten.
+    pub last_10s: Option<u64>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwPod {
+    /// Container and interface.
+    pub attachment: Attachment,
+    /// The pod, where known.
+    pub pod: PodInfo,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Host side.
+    pub host_link: String,
+    /// What it receives.
+    pub to_workload: BwDirection,
+    /// What it sends.
+    pub from_workload: BwDirection,
+}
+
+/// One direction of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwDirection {
+    /// In force; `None` is unlimited.
+    pub limit: Option<u64>,
+    /// Which source decided it.
+    pub decided_by: String,
+    /// All sources that say something, in order of precedence, with what they say.
+    pub sources: Vec<BwSource>,
+    /// Rates.
+    pub rates: Rates,
+    /// The last second's rate in thousandths of the limit.
+    pub share_permille: Option<u64>,
+    /// Bytes since the queue (or, without a limit, the link) was made.
+    pub bytes: u64,
+    /// Packets given a CE mark.
+    pub marked: u64,
+    /// Packets that were due for a mark and cannot carry one.
+    pub not_capable: u64,
+    /// Packets dropped by the queue.
+    pub drops: u64,
+    /// How long what waits in the queue will take, in microseconds.
+    pub queue_us: u64,
+}
+
+/// What one source says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwSource {
+    /// Which.
+    pub source: String,
+    /// Bits per second.
+    pub rate: u64,
+}

@@ -1,0 +1,162 @@
+//! Reports for people.
+
+use turnpike_agent_api::{BwDirection, BwPod, BwReport, BwUplink, Rates};
+
+use crate::table::{duration, rate, table};
+
+/// Columns of the pods' table.
+pub(super) const COLUMNS: usize = 15;
+/// Their headings; `>` is towards the pod, `<` from it.
+pub(super) const HEADINGS: [&str; COLUMNS] = [
+    "POD", "LIMIT>", "1s>", "10s>", "SHARE>", "MARKS>", "DROPS>", "QUEUE>", "LIMIT<", "1s<", "10s<",
+    "SHARE<", "MARKS<", "DROPS<", "QUEUE<",
+];
+
+/// `namespace/name`, or what else is known.
+pub(super) fn name(pod: &BwPod) -> String {
+    match (&pod.pod.namespace, &pod.pod.name) {
+        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+        (None, Some(name)) => name.clone(),
+        _ => pod.host_link.clone(),
+    }
+}
+
+/// `turnpike bw show`.
+pub(super) fn show(pod: &BwPod) -> String {
+    let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+    let mut text = format!("pod {}  {}  {}\n", name(pod), addresses.join(" "), pod.host_link);
+    for (heading, direction) in
+        [("to the pod (ingress)", &pod.to_workload), ("from the pod (egress)", &pod.from_workload)]
+    {
+        text.push_str(&format!("\n{heading}\n"));
+        for (label, value) in lines(direction) {
+            text.push_str(&format!("  {label:<12}{value}\n"));
+        }
+    }
+    text
+}
+
+fn lines(direction: &BwDirection) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    match direction.limit {
+        None => lines.push(("limit", "none".to_owned())),
+        Some(limit) => {
+            let by = &direction.decided_by;
+            lines.push((
+                "limit",
+                format!("{}bit/s = {}, decided by {by}", rate(Some(limit)), bytes_each_second(limit)),
+            ));
+        }
+    }
+    if direction.sources.len() > 1 {
+        for source in &direction.sources {
+            lines.push(("  source", format!("{:<7}{}", rate(Some(source.rate)), source.source)));
+        }
+    }
+    let Rates { last_1s, last_10s } = direction.rates;
+    lines.push(("rate", format!("{}bit/s over 1 s, {}bit/s over 10 s", short(last_1s), short(last_10s))));
+    if direction.limit.is_some() {
+        lines.push(("share", format!("{} of the limit", share(direction))));
+        let packets = format!(
+            "{} marked (CE), {} due but without ECN, {} dropped",
+            direction.marked, direction.not_capable, direction.drops
+        );
+        lines.push(("packets", packets));
+        lines.push(("queue", queue(direction)));
+    }
+    lines
+}
+
+/// `turnpike bw top --once`.
+pub(super) fn top(report: &BwReport) -> String {
+    let mut text = head(report).join("\n");
+    text.push_str("\n\n");
+    text.push_str(&table(HEADINGS, &rows(report)));
+    if report.pods.is_empty() {
+        text.push_str("  no pods\n");
+    }
+    text
+}
+
+/// The node and its uplinks.
+pub(super) fn head(report: &BwReport) -> Vec<String> {
+    let age = report.age_ms.map_or("never read".to_owned(), |age| format!("read {age} ms ago"));
+    let history = duration(report.history_s);
+    let mut lines =
+        vec![format!("node {}: {} pods, counters {age}, history {history}", report.node, report.pods.len())];
+    lines.extend(report.uplinks.iter().map(uplink));
+    lines
+}
+
+fn uplink(uplink: &BwUplink) -> String {
+    format!(
+        "uplink {}: speed {}  out {} / {}  in {} / {}  free {}",
+        uplink.name,
+        rate(uplink.speed),
+        short(uplink.sent.last_1s),
+        short(uplink.sent.last_10s),
+        short(uplink.received.last_1s),
+        short(uplink.received.last_10s),
+        short(uplink.free)
+    )
+}
+
+/// Pods, the busiest first; idle ones in order of their names.
+pub(super) fn rows(report: &BwReport) -> Vec<[String; COLUMNS]> {
+    let mut pods: Vec<&BwPod> = report.pods.iter().collect();
+    let busy = |pod: &BwPod| {
+        let rate = |direction: &BwDirection| direction.rates.last_1s.unwrap_or_default();
+        rate(&pod.to_workload).saturating_add(rate(&pod.from_workload))
+    };
+    pods.sort_by_key(|pod| std::cmp::Reverse(busy(pod)));
+    pods.into_iter().map(row).collect()
+}
+
+fn row(pod: &BwPod) -> [String; COLUMNS] {
+    let [a, b, c, d, e, f, g] = cells(&pod.to_workload);
+    let [h, i, j, k, l, m, n] = cells(&pod.from_workload);
+    [name(pod), a, b, c, d, e, f, g, h, i, j, k, l, m, n]
+}
+
+fn cells(direction: &BwDirection) -> [String; 7] {
+    let limited = |text: String| if direction.limit.is_some() { text } else { "-".to_owned() };
+    [
+        rate(direction.limit),
+        short(direction.rates.last_1s),
+        short(direction.rates.last_10s),
+        share(direction),
+        limited(direction.marked.to_string()),
+        limited(direction.drops.to_string()),
+        limited(queue(direction)),
+    ]
+}
+
+fn share(direction: &BwDirection) -> String {
+    direction.share_permille.map_or("-".to_owned(), |share| format!("{}.{}%", share / 10, share % 10))
+}
+
+fn queue(direction: &BwDirection) -> String {
+    let us = direction.queue_us;
+    format!("{}.{:02}ms", us / 1000, us % 1000 / 10)
+}
+
+fn bytes_each_second(bits: u64) -> String {
+    format!("{}B/s", short(Some(bits / 8)))
+}
+
+/// A number with three or four digits and a suffix: `95.6M`; `-` for none.
+pub(super) fn short(value: Option<u64>) -> String {
+    let Some(value) = value else { return "-".to_owned() };
+    let (mut whole, mut rest, mut suffix) = (value, 0, "");
+    for next in ["k", "M", "G", "T", "P"] {
+        if whole < 1000 {
+            break;
+        }
+        (whole, rest, suffix) = (whole / 1000, whole % 1000, next);
+    }
+    match (suffix, whole) {
+        ("", _) | (_, 100..) => format!("{whole}{suffix}"),
+        (_, 10..) => format!("{whole}.{}{suffix}", rest / 100),
+        _ => format!("{whole}.{:02}{suffix}", rest / 10),
+    }
+}

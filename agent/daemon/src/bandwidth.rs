@@ -1,0 +1,91 @@
+//! Bandwidth as people watch it: counters are read once a second, and rates kept for a while.
+
+mod metrics;
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use turnpike_agent_api::{BwReply, BwRequest, ErrorReply};
+use turnpike_calc::{Meter, Reading, Series, Time};
+use turnpike_dataplane::{QueueUsage, UsageSample};
+
+use crate::agent::Agent;
+use crate::clock;
+
+pub(crate) use metrics::Metrics;
+
+/// Between two readings of the counters.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What was read last, and the rates until then.
+#[derive(Debug, Default)]
+pub(crate) struct Monitor(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) meter: Meter,
+    pub(crate) latest: UsageSample,
+}
+
+impl Monitor {
+    /// Taken after the books, never before; held for moments only.
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, now: Time, sample: UsageSample) {
+        let mut readings = BTreeMap::new();
+        for (link, usage) in &sample.pods {
+            readings.insert(Series::ToPod(link.clone()), reading(&usage.to_workload));
+            readings.insert(Series::FromPod(link.clone()), reading(&usage.from_workload));
+        }
+        for uplink in &sample.uplinks {
+            let link = |bytes| Reading { bytes, counter: 0 };
+            readings.insert(Series::UplinkOut(uplink.name.clone()), link(uplink.sent));
+            readings.insert(Series::UplinkIn(uplink.name.clone()), link(uplink.received));
+        }
+        let mut seen = self.seen();
+        seen.meter.record(now, readings);
+        seen.latest = sample;
+    }
+}
+
+fn reading(usage: &QueueUsage) -> Reading {
+    Reading { bytes: usage.bytes, counter: u32::from(usage.queued) }
+}
+
+/// Reads the counters once a second until the agent ends.
+pub(crate) async fn sample(agent: Arc<Agent>) {
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut failing = false;
+    loop {
+        interval.tick().await;
+        let agent = Arc::clone(&agent);
+        let outcome = tokio::task::spawn_blocking(move || read(&agent)).await;
+        let failure = outcome.map_err(|error| error.to_string()).and_then(|result| result).err();
+        match &failure {
+            Some(error) if !failing => tracing::warn!(error, "the counters cannot be read"),
+            None if failing => tracing::info!("the counters can be read again"),
+            _ => {}
+        }
+        failing = failure.is_some();
+    }
+}
+
+fn read(agent: &Agent) -> Result<(), String> {
+    let plane = agent.plane().map_err(|error| error.to_string())?;
+    let sample = plane.call(turnpike_dataplane::Dataplane::usage).map_err(|error| error.to_string())?;
+    agent.bandwidth.record(clock::now(), sample.map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+/// Answers `turnpike bw`.
+#[expect(clippy::unnecessary_wraps, reason = "the other actions can fail")]
+pub(crate) fn answer(agent: &Agent, request: &BwRequest) -> Result<BwReply, ErrorReply> {
+    match request {
+        BwRequest::Report => Ok(BwReply::Report(report::report(agent))),
+    }
+}

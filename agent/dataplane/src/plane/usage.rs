@@ -1,0 +1,184 @@
+//! What the kernel counts anyway, read about once a second: bytes of links and queues, marks, drops, backlogs.
+//!
+//! Two dumps (link statistics, qdiscs) and one map lookup for each limited direction; nothing is written.
+
+use std::collections::BTreeMap;
+
+use nix::net::if_::if_nametoindex;
+use turnpike_model::desired::{BitsPerSecond, Endpoint};
+
+use crate::netlink::{Netlink, Request, attr};
+use crate::tc::{Qdiscs, QueueStats};
+use crate::{Dataplane, DataplaneError, endpoint};
+
+const RTM_GETSTATS: u16 = 94;
+/// `struct if_stats_msg`: family, padding, index, filter.
+const STATS_HEADER: usize = 12;
+const IFLA_STATS_LINK_64: u16 = 1;
+/// Offsets in `struct rtnl_link_stats64`.
+const RX_BYTES: usize = 16;
+const TX_BYTES: usize = 24;
+
+/// One direction of a pod, or one class of an uplink.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueUsage {
+    /// Bytes so far. With a limit: those of its queue, every segment of a GSO packet with its headers; without:
+    /// those of the link, GSO packets with one header.
+    pub bytes: u64,
+    /// `bytes` are the queue's.
+    pub queued: bool,
+    /// Packets that the queue dropped.
+    pub drops: u64,
+    /// Bytes that wait in the queue.
+    pub backlog: u64,
+    /// Packets that the marker gave a CE mark.
+    pub marked: u64,
+    /// Packets that were due for a mark and cannot carry one.
+    pub not_capable: u64,
+}
+
+/// A pod's two directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PodUsage {
+    /// What it receives.
+    pub to_workload: QueueUsage,
+    /// What it sends.
+    pub from_workload: QueueUsage,
+}
+
+/// An interface with a default route.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UplinkUsage {
+    /// Interface name.
+    pub name: String,
+    /// As the driver says; virtual links may say nothing, or 10 Gbit/s whatever they are.
+    pub speed: Option<BitsPerSecond>,
+    /// Bytes that left through it.
+    pub sent: u64,
+    /// Bytes that came in.
+    pub received: u64,
+}
+
+/// All of a node at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UsageSample {
+    /// By host link.
+    pub pods: BTreeMap<String, PodUsage>,
+    /// In order of their names.
+    pub uplinks: Vec<UplinkUsage>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct LinkBytes {
+    received: u64,
+    sent: u64,
+}
+
+impl Dataplane {
+    /// Reads the counters of all endpoints of the state that was applied last, and of the node's uplinks.
+    ///
+    /// Bypassed packets towards a pod without a limit are not in its bytes: they go past its host link.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub fn usage(&mut self) -> Result<UsageSample, DataplaneError> {
+        let links = link_bytes(&mut self.netlink)?;
+        let qdiscs = Qdiscs::read(&mut self.netlink)?;
+        let mut sample = UsageSample::default();
+        for endpoint in self.desired.iter().flat_map(|desired| desired.endpoints.values()) {
+            if let Some(usage) = self.pod_usage(endpoint, &links, &qdiscs) {
+                sample.pods.insert(endpoint.host_link.clone(), usage);
+            }
+        }
+        for uplink in self.uplinks.iter().filter(|uplink| uplink.has_default_route) {
+            let bytes = links.get(&uplink.ifindex).copied().unwrap_or_default();
+            sample.uplinks.push(UplinkUsage {
+                name: uplink.name.clone(),
+                speed: link_speed(&uplink.name),
+                sent: bytes.sent,
+                received: bytes.received,
+            });
+        }
+        Ok(sample)
+    }
+
+    fn pod_usage(
+        &self,
+        endpoint: &Endpoint,
+        links: &BTreeMap<u32, LinkBytes>,
+        qdiscs: &Qdiscs,
+    ) -> Option<PodUsage> {
+        let veth = if_nametoindex(endpoint.host_link.as_str()).ok()?;
+        let bytes = links.get(&veth)?;
+        let queue = |limit: Option<BitsPerSecond>, link: Option<u32>, unlimited: u64| {
+            let stats = limit.and(link).and_then(|link| Some((link, qdiscs.limit_stats(link)?)));
+            match stats {
+                Some((link, stats)) => self.limited_usage(link, stats),
+                None => QueueUsage { bytes: unlimited, ..QueueUsage::default() },
+            }
+        };
+        let ifb = endpoint
+            .limits
+            .from_workload
+            .and_then(|_| if_nametoindex(endpoint::ifb_name(&endpoint.host_link).as_str()).ok());
+        Some(PodUsage {
+            to_workload: queue(endpoint.limits.to_workload, Some(veth), bytes.sent),
+            from_workload: queue(endpoint.limits.from_workload, ifb, bytes.received),
+        })
+    }
+
+    fn limited_usage(&self, link: u32, stats: QueueStats) -> QueueUsage {
+        let marks = self.bpf.marks(link).unwrap_or_default();
+        QueueUsage {
+            bytes: stats.bytes,
+            queued: true,
+            drops: stats.drops,
+            backlog: stats.backlog,
+            marked: marks.0,
+            not_capable: marks.1,
+        }
+    }
+}
+
+/// Bytes in and out of every link, by index.
+fn link_bytes(netlink: &mut Netlink) -> Result<BTreeMap<u32, LinkBytes>, DataplaneError> {
+    let mut body = vec![0; STATS_HEADER - 4];
+    body.extend((1_u32 << (IFLA_STATS_LINK_64 - 1)).to_ne_bytes());
+    let request = Request { kind: RTM_GETSTATS, flags: 0, body };
+    let replies = netlink.dump(&request).map_err(|refusal| refusal.doing("read link statistics"))?;
+    Ok(replies.iter().filter_map(|reply| parse_link_bytes(&reply.body)).collect())
+}
+
+fn parse_link_bytes(body: &[u8]) -> Option<(u32, LinkBytes)> {
+    let index = attr::u32_at(body, 4)?;
+    let stats = attr::find(body.get(STATS_HEADER..)?, IFLA_STATS_LINK_64)?;
+    let bytes = LinkBytes { received: attr::u64_at(stats, RX_BYTES)?, sent: attr::u64_at(stats, TX_BYTES)? };
+    Some((index, bytes))
+}
+
+/// What the driver says, in sysfs; nothing for a link that is down or knows no speed.
+fn link_speed(name: &str) -> Option<BitsPerSecond> {
+    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok()?;
+    let mbits: u64 = text.trim().parse().ok()?;
+    // Drivers write -1, or the same without a sign, for "unknown".
+    (mbits > 0 && mbits < u64::from(u32::MAX)).then_some(BitsPerSecond(mbits * 1_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_statistics_are_read_by_their_offsets() {
+        let mut stats = Vec::new();
+        for word in 0..25_u64 {
+            stats.extend((word * 10).to_ne_bytes());
+        }
+        let mut body = vec![0; STATS_HEADER];
+        body[4..8].copy_from_slice(&7_u32.to_ne_bytes());
+        body.extend(attr::Attributes::default().put(IFLA_STATS_LINK_64, &stats).bytes());
+        let (index, bytes) = parse_link_bytes(&body).unwrap();
+        assert_eq!((index, bytes.received, bytes.sent), (7, 20, 30));
+        assert!(parse_link_bytes(&body[..20]).is_none());
+    }
+}
