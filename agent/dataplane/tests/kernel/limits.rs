@@ -61,19 +61,21 @@ fn a_changed_limit_keeps_its_queue() {
     let before = limited(endpoint(1), 100, 100);
     apply(&mut plane, &DesiredState::default());
     attach(&mut plane, &before, &pod);
-    assert!(pod.succeeds("ping -c3 -i0.01 -W3 10.1.1.1"));
+    // More packets than neighbour discovery sends by itself while the test looks.
+    assert!(pod.succeeds("ping -c50 -i0.002 -W3 10.1.1.1"));
     let sent = |link: &str| {
         let all = json(&format!("tc -j -s qdisc show dev {link}"));
         let leaf = all.as_array().expect("qdiscs").iter().find(|qdisc| qdisc["kind"] == "tbf").cloned();
         leaf.expect("our queue")["packets"].as_u64().expect("a count")
     };
     let counts = (sent(&before.host_link), sent(&ifb()));
-    assert!(counts.0 >= 3 && counts.1 >= 3, "{counts:?}");
+    assert!(counts.0 >= 50 && counts.1 >= 50, "{counts:?}");
     let after = limited(endpoint(1), 2000, 10);
     apply(&mut plane, &state(std::slice::from_ref(&after)));
     assert_eq!((rate(&after.host_link), rate(&ifb())), (Some(2_000_000_000), Some(10_000_000)));
-    // A queue that was made anew would count from zero.
-    assert_eq!((sent(&after.host_link), sent(&ifb())), counts);
+    // A queue that was made anew would count from zero; the kernels' own neighbour discovery may have added some.
+    let now = (sent(&after.host_link), sent(&ifb()));
+    assert!(now.0 >= counts.0 && now.1 >= counts.1, "{counts:?} became {now:?}");
     assert_eq!(plane.check(&after, pod.fd()).expect("check"), []);
     apply(&mut plane, &state(&[after]));
 }
