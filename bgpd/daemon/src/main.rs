@@ -15,6 +15,7 @@ mod listener;
 mod merge;
 mod metrics;
 mod parts;
+mod privileges;
 mod restart;
 mod sockopt;
 mod views;
@@ -73,6 +74,7 @@ fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     override_with(&mut file, &args);
+    privileges::drop_others()?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()

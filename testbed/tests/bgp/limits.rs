@@ -272,3 +272,38 @@ fn largest_until(talker: &mut Talker, last: Prefix, session: Session) -> Result<
         anyhow::bail!("not yet")
     })
 }
+
+/// Verifies: after its start the daemon holds CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW, can get no others,
+/// and serves port 179 and kernel routes with them; every thread is the same.
+#[test]
+fn the_daemon_keeps_three_capabilities() {
+    /// Bits 10, 12 and 13 of linux/capability.h.
+    const THREE: u64 = 1 << 10 | 1 << 12 | 1 << 13;
+    let lab = Lab::new("bgp-caps").unwrap();
+    let node = lab.node("n1").unwrap();
+    let config =
+        "asn = 65001\nrouter_id = \"10.0.0.1\"\n[[network]]\nprefix = \"10.50.0.0/16\"\nblackhole = true\n";
+    let daemon = Daemon::start(&node, config).unwrap();
+    let route = || node.text(&["ip", "route", "show", "10.50.0.0/16"]);
+    poll_result(DEADLINE, "the blackhole route", || {
+        let said = route()?;
+        ensure!(said.contains("blackhole"), "{said:?}");
+        Ok(())
+    })
+    .unwrap();
+    assert!(node.text(&["ss", "-Hltn"]).unwrap().contains(":179 "));
+    let mut seen = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(&format!("{set}:"))).unwrap();
+            let held = u64::from_str_radix(line.trim(), 16).unwrap();
+            assert_eq!(held, THREE, "{set} {held:x}");
+            seen += 1;
+        }
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+    assert!(seen >= 9, "a main thread, workers and the kernel's: {seen}");
+    daemon.end(nix::sys::signal::Signal::SIGTERM).unwrap();
+    lab.finish().unwrap();
+}
