@@ -3,6 +3,7 @@
 //! Durations are whole seconds. Unknown fields are mistakes. [`load()`] and [`parse`] name file, line, field and,
 //! where there is one, the remedy.
 
+mod add_path;
 mod bfd;
 mod check;
 mod load;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use turnpike_bgp_wire::{Asn, Community, LargeCommunity, Prefix, RouterId};
 
+pub use add_path::{AddPath, SendPaths};
 pub use bfd::{Bfd, BfdDaemon};
 pub use load::{Problem, Problems, load, parse};
 pub use peer::{MaxPrefix, MaxPrefixAction, NextHop, Peer, RemoteAs};

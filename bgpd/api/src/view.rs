@@ -134,7 +134,7 @@ pub struct PeerView {
     pub received: PerFamily<usize>,
     /// Of these, the ones that import policy accepted.
     pub accepted: PerFamily<usize>,
-    /// Prefixes announced to it.
+    /// Paths announced to it.
     pub advertised: PerFamily<usize>,
 }
 
@@ -168,6 +168,9 @@ pub struct SessionView {
 pub struct PathView {
     /// Destination.
     pub prefix: Prefix,
+    /// Path identifier (RFC 7911): the peer's, in what we announce ours. `None` on sessions without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_id: Option<u32>,
     /// Address of the peer that told us; `None`: we originate it.
     pub from: Option<IpAddr>,
     /// That peer's name.

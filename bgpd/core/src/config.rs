@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use turnpike_bgp_wire::{Asn, Community, Families, LargeCommunity, Prefix, RouterId};
 
 pub use check::ConfigError;
-pub use peer::{ExportNextHop, ListenRange, MaxPrefix, MaxPrefixAction, PeerConfig, Transport};
+pub use peer::{
+    AddPath, ExportNextHop, ListenRange, MaxPrefix, MaxPrefixAction, PeerConfig, SendPaths, Transport,
+};
 pub use policy::{Actions, Match, Policy, PolicyChoice, PrefixRule, PrefixSet, Rule, Source, Verdict};
 
 /// Everything that decides what the speaker does.

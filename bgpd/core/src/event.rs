@@ -121,6 +121,18 @@ pub enum Event {
         /// The limit.
         limit: u32,
     },
+    /// The peer has announced more paths of one prefix (RFC 7911) than are taken. Once per session.
+    #[error("peer {name}: more than {limit} paths of {prefix}; further ones are dropped")]
+    PathLimit {
+        /// Which peer.
+        peer: PeerId,
+        /// Its name.
+        name: String,
+        /// Of which prefix.
+        prefix: Prefix,
+        /// The limit.
+        limit: usize,
+    },
     /// A path is not announced: its attributes leave no room for a prefix in the peer's messages.
     #[error("peer {name}: {prefix} not announced: its attributes do not fit a message")]
     TooLarge {

@@ -111,7 +111,7 @@ pub struct PeerView {
     pub received: PerFamily<usize>,
     /// Of these, the ones that import policy accepted.
     pub accepted: PerFamily<usize>,
-    /// Prefixes announced to it.
+    /// Paths announced to it.
     pub advertised: PerFamily<usize>,
 }
 
@@ -192,6 +192,8 @@ pub enum Select {
 pub struct PathView {
     /// Destination.
     pub prefix: Prefix,
+    /// Path identifier (RFC 7911): the peer's, in an `Out` table ours. Zero on sessions without.
+    pub path_id: u32,
     /// Who told us; `None`: we originate it. In an `Out` table: the peer it was learnt from.
     pub from: Option<PeerId>,
     /// That peer's address.

@@ -15,6 +15,7 @@ mod nexthops;
 mod peer;
 mod policy;
 mod table;
+mod told;
 mod view;
 
 use std::collections::VecDeque;
@@ -61,6 +62,12 @@ pub(crate) enum RibOutput {
         peer: PeerId,
         family: Family,
         limit: u32,
+    },
+    /// Further paths of the prefix were dropped, for the first time in the session.
+    Crowded {
+        peer: PeerId,
+        prefix: Prefix,
+        limit: usize,
     },
     /// There is room again for what was discarded.
     AskAgain {

@@ -11,6 +11,8 @@
 #[path = "speakers/world.rs"]
 mod world;
 
+#[path = "speakers/add_path.rs"]
+mod add_path;
 #[path = "speakers/graceful.rs"]
 mod graceful;
 #[path = "speakers/paths.rs"]

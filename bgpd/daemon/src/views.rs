@@ -60,6 +60,7 @@ fn session(view: query::SessionView) -> SessionView {
 pub(crate) fn path(view: query::PathView, names: &Names, effective: bool) -> PathView {
     PathView {
         prefix: view.prefix,
+        path_id: (view.path_id != 0).then_some(view.path_id),
         from: view.from_address,
         from_name: view.from.and_then(|id| names.get(&id)).cloned(),
         next_hop: view.next_hop.map(|hop| hop.addr),

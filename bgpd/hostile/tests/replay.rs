@@ -59,7 +59,7 @@ fn cases_of_the_corpus_pass_every_target() {
 fn cases_of_the_corpus_pass_a_session() {
     let session = TARGETS.iter().find(|target| target.name == "session").unwrap();
     for case in cases().unwrap() {
-        for properties in [0, 1, 2, 4, 8, 16, 32, 64, 65, 98] {
+        for properties in [0, 1, 2, 4, 8, 16, 32, 64, 65, 98, 128, 193] {
             // Accept a connection, OPEN, KEEPALIVE, a good UPDATE, then the case in pieces of up to 255 octets.
             let mut program = vec![properties, 7, 2, 3, 4, 1];
             for piece in case.messages.concat().chunks(255) {

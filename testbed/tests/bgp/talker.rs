@@ -137,6 +137,8 @@ impl Talker {
     pub(crate) fn encode_context(&self) -> EncodeContext {
         EncodeContext {
             four_octet_as: !self.session.two_octet,
+            add_path_ipv4: self.session.add_path,
+            add_path_ipv6: self.session.add_path,
             max_message: if self.session.extended_message { 65535 } else { 4096 },
             ..EncodeContext::default()
         }

@@ -48,6 +48,7 @@ fn describe(path: &PathView, text: &mut String) {
     number("local preference", path.local_pref);
     number("MED", path.med);
     number("interior cost", path.metric);
+    number("path identifier", path.path_id);
     list("communities", &path.communities, &mut facts);
     list("large communities", &path.large_communities, &mut facts);
     list("extended communities", &path.extended_communities, &mut facts);

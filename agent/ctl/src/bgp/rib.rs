@@ -22,7 +22,7 @@ pub(super) fn render(paths: &[PathView]) -> String {
             or_dash(path.med),
             if path.as_path.is_empty() { "-".to_owned() } else { path.as_path.clone() },
             path.origin.clone(),
-            from(path),
+            which(path),
         ]);
     }
     let legend = "* usable, > best, = in the kernel's route with the best, S kept for a restarting peer";
@@ -51,6 +51,14 @@ pub(super) fn from(path: &PathView) -> String {
     }
 }
 
+/// Who told us, and with add-path (RFC 7911) which of its paths it is.
+fn which(path: &PathView) -> String {
+    match path.path_id {
+        Some(id) => format!("{} (path {id})", from(path)),
+        None => from(path),
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -58,6 +66,7 @@ pub(super) mod tests {
     pub(in crate::bgp) fn sample(prefix: &str, from: Option<&str>) -> PathView {
         PathView {
             prefix: prefix.parse().unwrap(),
+            path_id: None,
             from: from.map(|_| "10.1.3.21".parse().unwrap()),
             from_name: from.map(str::to_owned),
             next_hop: from.map(|_| "10.1.2.12".parse().unwrap()),
@@ -86,7 +95,8 @@ pub(super) mod tests {
         let best = sample("10.244.2.0/26", Some("rr1"));
         let second =
             PathView { best: false, multipath: true, stale: true, ..sample("10.244.2.0/26", Some("rr2")) };
-        let lost = PathView { best: false, metric: None, ..sample("10.244.2.0/26", Some("gw1")) };
+        let lost =
+            PathView { best: false, metric: None, path_id: Some(7), ..sample("10.244.2.0/26", Some("gw1")) };
         let text = render(&[own, best, second, lost]);
         let expected = "\
 * usable, > best, = in the kernel's route with the best, S kept for a restarting peer
@@ -95,7 +105,7 @@ pub(super) mod tests {
   *>   10.244.1.0/26  -          -       100     -    -            IGP     ourselves
   *>   10.244.2.0/26  10.1.2.12  0       100     -    65002 65003  IGP     rr1
   *=S                 10.1.2.12  0       100     -    65002 65003  IGP     rr2
-                      10.1.2.12  -       100     -    65002 65003  IGP     gw1
+                      10.1.2.12  -       100     -    65002 65003  IGP     gw1 (path 7)
 
 4 paths
 ";

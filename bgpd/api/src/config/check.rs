@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use turnpike_bgp_wire::{Asn, Prefix};
 
-use super::{Bfd, Config, Network, Part, Peer, PolicyChoice, Problem, RemoteAs};
+use super::{AddPath, Bfd, Config, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, SendPaths};
 
 /// Longest shutdown communication in octets (RFC 9003 §2).
 const LONGEST_SHUTDOWN: usize = 255;
@@ -174,12 +174,27 @@ fn check_peer(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, fou
         };
         found.add(place("interface"), message, remedy);
     }
+    if let Some(add_path) = &peer.add_path {
+        check_add_path(place, peer, add_path, found);
+    }
     if let Some(bfd) = &peer.bfd {
         check_bfd(place, bfd, found);
     }
     if peer.local_address.is_some_and(|local| local.is_ipv4() != peer.address.is_ipv4()) {
         let message = "our address and the peer's are of different families";
         found.add(place("local_address"), message, "give an address of the same family");
+    }
+}
+
+fn check_add_path(place: &dyn Fn(&str) -> String, peer: &Peer, add_path: &AddPath, found: &mut Found) {
+    if !add_path.receive && add_path.send == SendPaths::Best {
+        let message = "neither several paths received nor several sent (RFC 7911 §4)";
+        found.add(place("add_path"), message, "say `receive = true`, `send = \"all\"` or both, or remove it");
+    }
+    let stray = add_path.families.iter().flatten().find(|family| !peer.families.contains(family));
+    if let Some(family) = stray {
+        let message = format!("the session does not carry {family}");
+        found.add(place("add_path.families"), message, "name families of the peer, or leave it out for all");
     }
 }
 

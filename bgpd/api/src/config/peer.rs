@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use turnpike_bgp_wire::{Asn, Family};
 
-use super::{BGP_PORT, Bfd, PolicyChoice};
+use super::{AddPath, BGP_PORT, Bfd, PolicyChoice};
 
 /// A remote speaker; its address is its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,9 @@ pub struct Peer {
     /// IPv4 paths over IPv6 next hops (RFC 8950).
     #[serde(default)]
     pub extended_next_hop: bool,
+    /// Several paths of one prefix (RFC 7911), such as `{ receive = true, send = "all" }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_path: Option<AddPath>,
     /// How often our own AS may stand in a received AS_PATH.
     #[serde(default)]
     pub allow_own_as: u8,
@@ -73,7 +76,7 @@ pub struct Peer {
     /// What to give to it, likewise.
     #[serde(default)]
     pub export: PolicyChoice,
-    /// Bound on the prefixes taken from it, per family.
+    /// Bound on the prefixes (with add-path: paths) taken from it, per family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prefix: Option<MaxPrefix>,
     /// Watch the path to it with BFD.
@@ -106,6 +109,7 @@ impl Peer {
             next_hop: NextHop::Auto,
             graceful_restart: true,
             extended_next_hop: false,
+            add_path: None,
             allow_own_as: 0,
             import: PolicyChoice::Default,
             export: PolicyChoice::Default,
@@ -225,7 +229,7 @@ pub enum NextHop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaxPrefix {
-    /// The most prefixes held per family.
+    /// The most prefixes held per family; with add-path, the most paths.
     pub limit: u32,
     /// What happens beyond it.
     #[serde(default)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use turnpike_bgp_wire::Prefix;
 
-use super::{Config, PeerConfig, Policy, PolicyChoice, PrefixRule};
+use super::{Config, PeerConfig, Policy, PolicyChoice, PrefixRule, SendPaths};
 
 /// One mistake in a [`Config`].
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -37,6 +37,9 @@ pub enum ConfigError {
     /// RFC 4456 reflects inside one AS.
     #[error("peer `{0}`: an external peer cannot be a route reflector client")]
     ClientNotInternal(String),
+    /// RFC 7911: a peer that is told paths is told the best at least.
+    #[error("peer `{0}`: add-path with no path to send")]
+    NoPathToSend(String),
     /// A session without a family carries nothing.
     #[error("peer `{0}`: no address family")]
     NoFamily(String),
@@ -127,6 +130,9 @@ impl Config {
         }
         if peer.rr_client && peer.remote_as != self.asn {
             errors.push(ConfigError::ClientNotInternal(name()));
+        }
+        if peer.add_path.iter().any(|(_, add_path)| add_path.send == SendPaths::Most(0)) {
+            errors.push(ConfigError::NoPathToSend(name()));
         }
         if peer.families.is_empty() {
             errors.push(ConfigError::NoFamily(name()));

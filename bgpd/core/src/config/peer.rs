@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use turnpike_bgp_wire::{Asn, Families, Prefix};
+use turnpike_bgp_wire::{Asn, Families, PerFamily, Prefix};
 
 use super::PolicyChoice;
 
@@ -48,6 +48,9 @@ pub struct PeerConfig {
     /// IPv4 paths over IPv6 next hops (RFC 8950).
     #[serde(default)]
     pub extended_next_hop: bool,
+    /// Several paths of one prefix (RFC 7911).
+    #[serde(default)]
+    pub add_path: PerFamily<AddPath>,
     /// How often our own AS may stand in a received AS_PATH.
     #[serde(default)]
     pub allow_own_as: u8,
@@ -57,7 +60,7 @@ pub struct PeerConfig {
     /// What to give to it.
     #[serde(default)]
     pub export: PolicyChoice,
-    /// Bound on the prefixes held from it, per family, whatever policy says of them.
+    /// Bound on the prefixes (with add-path: paths) held from it, per family, whatever policy says of them.
     #[serde(default)]
     pub max_prefix: Option<MaxPrefix>,
 }
@@ -79,6 +82,7 @@ impl PeerConfig {
             next_hop: ExportNextHop::Auto,
             graceful_restart: true,
             extended_next_hop: false,
+            add_path: PerFamily::default(),
             allow_own_as: 0,
             import: PolicyChoice::Default,
             export: PolicyChoice::Default,
@@ -125,6 +129,30 @@ impl Default for Transport {
     }
 }
 
+/// Several paths of one prefix, in one family (RFC 7911).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AddPath {
+    /// Take several from the peer.
+    pub receive: bool,
+    /// Give it several.
+    pub send: SendPaths,
+}
+
+/// Which paths of a prefix a peer is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SendPaths {
+    /// The best.
+    #[default]
+    Best,
+    /// Every one that may be used.
+    All,
+    /// So many at most, the best first. The peer's own count, though it is not told them: a group of peers has one
+    /// Adj-RIB-Out.
+    Most(u16),
+}
+
 /// Which next hop we announce.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -144,7 +172,7 @@ pub enum ExportNextHop {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaxPrefix {
-    /// The most prefixes held per family.
+    /// The most prefixes held per family; with add-path, the most paths.
     pub limit: u32,
     /// What happens beyond it.
     #[serde(default)]

@@ -98,6 +98,24 @@ pub(super) fn select(paths: &[Path], shared: &Shared) -> Selection {
     choose(paths.iter().enumerate().filter_map(|(index, path)| candidate(index, path, shared)).collect())
 }
 
+/// Paths that may be used, at most so many of the best: each is the best once those before it are gone.
+pub(super) fn ranked(paths: &[Path], shared: &Shared, most: usize) -> SmallVec<[usize; 4]> {
+    let mut rest: Candidates =
+        paths.iter().enumerate().filter_map(|(index, path)| candidate(index, path, shared)).collect();
+    if rest.len() <= most {
+        // All of them: who is best does not matter.
+        return rest.iter().map(|candidate| candidate.index).collect();
+    }
+    let mut ranked = SmallVec::new();
+    while ranked.len() < most
+        && let Some(best) = choose(rest.clone()).best
+    {
+        ranked.push(best);
+        rest.retain(|candidate| candidate.index != best);
+    }
+    ranked
+}
+
 fn choose(mut candidates: Candidates) -> Selection {
     for step in STEPS.into_iter().take_while(|step| *step <= Step::Metric) {
         if candidates.len() < 2 {
@@ -195,11 +213,13 @@ fn keep_least<K: Ord>(candidates: &mut Candidates, key: impl Fn(&Candidate) -> K
 /// RFC 4271 §9.1.2.2 c: within each neighbouring AS, those with the lowest value stay. Paths that never left
 /// our AS count as one neighbour of their own.
 fn eliminate_by_med(candidates: &mut Candidates) {
-    let all: SmallVec<[(Option<Asn>, u32); 4]> =
+    let mut lowest: SmallVec<[(Option<Asn>, u32); 4]> =
         candidates.iter().map(|candidate| (candidate.neighbour, candidate.med)).collect();
-    candidates.retain(|candidate| {
-        !all.iter().any(|(neighbour, med)| *neighbour == candidate.neighbour && *med < candidate.med)
-    });
+    lowest.sort_unstable();
+    lowest.dedup_by_key(|(neighbour, _)| *neighbour);
+    let is_lowest =
+        |candidate: &Candidate| lowest.binary_search(&(candidate.neighbour, candidate.med)).is_ok();
+    candidates.retain(|candidate| is_lowest(candidate));
 }
 
 /// Steps 8 to 11 as one key.

@@ -12,7 +12,7 @@ use super::decide::DEFAULT_LOCAL_PREF;
 use super::peer::RibPeer;
 use super::policy::{Answer, Candidate, kept_back, prepend};
 use super::table::{Origination, Path};
-use crate::config::{ExportNextHop, PolicyChoice, Source};
+use crate::config::{ExportNextHop, PolicyChoice, SendPaths, Source};
 
 /// All that decides what a peer is told and how. Peers with equal keys are told the same, but for the paths that
 /// came from themselves.
@@ -26,6 +26,8 @@ pub(super) struct GroupKey {
     own: Option<NextHop>,
     policy: PolicyChoice,
     extended_next_hop: bool,
+    /// Which paths of a prefix; other than the best only where the session has path identifiers.
+    pub(super) paths: SendPaths,
     pub(super) encode: EncodeContext,
 }
 
@@ -48,6 +50,10 @@ impl GroupKey {
             own,
             policy: peer.export.clone(),
             extended_next_hop: session.extended_next_hop,
+            paths: match session.encode.add_path(family) {
+                true => *peer.send_paths.get(family),
+                false => SendPaths::Best,
+            },
             encode: session.encode,
         })
     }

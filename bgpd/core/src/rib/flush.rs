@@ -10,8 +10,8 @@ use turnpike_bgp_wire::{
 
 use super::attrs::{ByAddress, PathAttrs};
 use super::export::GroupKey;
-use super::group::Advert;
 use super::table::{Origination, TablePrefix};
+use super::told::Advert;
 use super::{RibOutput, Shared};
 use crate::query::PeerId;
 
@@ -49,11 +49,12 @@ impl Packer {
         }
     }
 
-    /// Takes in what happened to one prefix.
+    /// Takes in what happened to one slot.
     pub(super) fn change<P: TablePrefix>(&mut self, prefix: P, old: Option<&Advert>, new: Option<&Advert>) {
-        let nlri = Nlri::new(prefix);
+        let nlri = |advert: &Advert| Nlri { prefix: prefix.into(), path_id: advert.path_id };
         match (old, new) {
             (_, Some(new)) => {
+                let nlri = nlri(new);
                 let place = (Arc::as_ptr(&new.attrs), new.from);
                 let buckets = &mut self.buckets;
                 let at = *self.index.entry(place).or_insert_with(|| {
@@ -68,14 +69,15 @@ impl Packer {
                     self.withdrawn_from.entry(peer).or_default().push(nlri);
                 }
             }
-            (Some(old), None) => self.withdrawn.entry(old.from).or_default().push(nlri),
+            (Some(old), None) => self.withdrawn.entry(old.from).or_default().push(nlri(old)),
             (None, None) => {}
         }
     }
 
-    /// Withdraws a prefix, whatever was told before.
-    pub(super) fn withdraw<P: TablePrefix>(&mut self, prefix: P) {
-        self.withdrawn.entry(Origination::LOCAL).or_default().push(Nlri::new(prefix));
+    /// Withdraws a slot, whatever was told before.
+    pub(super) fn withdraw<P: TablePrefix>(&mut self, prefix: P, path_id: u32) {
+        let nlri = Nlri { prefix: prefix.into(), path_id };
+        self.withdrawn.entry(Origination::LOCAL).or_default().push(nlri);
     }
 
     /// Encodes everything once and sends it to the audience.

@@ -1,21 +1,21 @@
 //! Groups of peers that are told the same (RFC 4271 §9.1.3, Adj-RIBs-Out).
 //!
-//! A group holds one Adj-RIB-Out. What a member has been told follows from it: everything but the entries whose
+//! A group holds one Adj-RIB-Out, of slots (`rib/told.rs`). What a member has been told follows from it: everything but the entries whose
 //! path came from that member. A change is encoded once and its bytes go to all members in step. A member that is
 //! not in step (new, asking again, or slow to read) has a place in a walk over the Adj-RIB-Out and a set of
-//! prefixes that changed behind it; it is told their present state when it has room, so a slow peer costs a set of
-//! prefixes and delays nobody.
+//! slots that changed behind it; it is told their present state when it has room, so a slow peer costs a set of
+//! slots and delays nobody.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use prefix_trie::PrefixMap;
 
-use super::attrs::PathAttrs;
 use super::export::{ExportCache, GroupKey};
 use super::flush::Packer;
 use super::table::{Dest, FamilyRib, Origination, TablePrefix};
+use super::told::{self, Told};
 use super::{RibOutput, Shared};
+use crate::config::SendPaths;
 use crate::query::PeerId;
 
 /// Prefixes handled in one step.
@@ -53,19 +53,12 @@ impl<P: TablePrefix> Cursor<P> {
     }
 }
 
-/// What the group is told about a prefix.
-#[derive(Clone, Debug)]
-pub(super) struct Advert {
-    pub(super) attrs: Arc<PathAttrs>,
-    pub(super) from: Origination,
-}
-
 /// A peer in a group.
 #[derive(Debug)]
 pub(super) struct Member<P> {
     pub(super) walk: Cursor<P>,
-    /// Behind the walk, and not yet told.
-    pub(super) pending: BTreeSet<P>,
+    /// Slots behind the walk that are not yet told.
+    pub(super) pending: BTreeSet<(P, u32)>,
     /// The walk is not the first: what is ahead of it has been told before.
     again: bool,
     /// BoRR is to be sent before the walk (RFC 7313).
@@ -93,9 +86,9 @@ impl<P: TablePrefix> Member<P> {
     }
 
     /// Notes a change for a member that cannot be told at once.
-    fn note(&mut self, prefix: P, withdrawn: bool) {
+    fn note(&mut self, prefix: P, path_id: u32, withdrawn: bool) {
         if self.walk.has_passed(prefix) || withdrawn && self.again {
-            self.pending.insert(prefix);
+            self.pending.insert((prefix, path_id));
         }
     }
 }
@@ -105,8 +98,10 @@ impl<P: TablePrefix> Member<P> {
 pub(super) struct Group<P: TablePrefix> {
     pub(super) key: GroupKey,
     /// The Adj-RIB-Out.
-    pub(super) out: PrefixMap<P, Advert>,
-    /// How many entries came from each source.
+    pub(super) out: PrefixMap<P, Told>,
+    /// How many paths stand in it.
+    slots: usize,
+    /// How many of them came from each source.
     by_source: HashMap<Origination, usize>,
     pub(super) members: BTreeMap<PeerId, Member<P>>,
     /// The walk over the Loc-RIB that fills `out` for the first time.
@@ -133,6 +128,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         let mut group = Group {
             key,
             out: PrefixMap::default(),
+            slots: 0,
             by_source: HashMap::new(),
             members: BTreeMap::new(),
             build: Cursor::Start,
@@ -164,7 +160,10 @@ impl<P: TablePrefix> FamilyRib<P> {
             return;
         }
         let Some(mut member) = group.members.remove(&peer) else { return };
-        member.pending.extend(group.out.keys());
+        let slots = |(prefix, told): (P, &Told)| {
+            told.adverts().iter().map(|advert| (prefix, advert.path_id)).collect::<Vec<_>>()
+        };
+        member.pending.extend(group.out.iter().flat_map(slots));
         member.walk = Cursor::Start;
         member.again = true;
         self.groups.retain(|_, group| !group.members.is_empty());
@@ -187,12 +186,12 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
     }
 
-    /// Prefixes announced to a peer.
+    /// Paths announced to a peer.
     pub(super) fn advertised(&self, peer: PeerId) -> usize {
         let group = self.groups.values().find(|group| group.members.contains_key(&peer));
         group.map_or(0, |group| {
             let own = group.by_source.get(&peer.into()).copied().unwrap_or_default();
-            group.out.len() - own
+            group.slots - own
         })
     }
 
@@ -209,7 +208,12 @@ impl<P: TablePrefix> FamilyRib<P> {
 }
 
 impl<P: TablePrefix> Group<P> {
-    /// A prefix's best path has changed.
+    /// Its members are told several paths of a prefix.
+    pub(super) fn is_told_several(&self) -> bool {
+        self.key.paths != SendPaths::Best
+    }
+
+    /// What the group is told of a prefix may have changed.
     pub(super) fn mark(&mut self, prefix: P) {
         if self.build.has_passed(prefix) {
             self.dirty.push(prefix);
@@ -225,9 +229,12 @@ impl<P: TablePrefix> Group<P> {
         for (prefix, dest) in rest.take(PIECE) {
             seen += 1;
             last = Some(prefix);
-            if let Some(advert) = advert(&self.key, prefix, dest, shared, &mut cache) {
-                *self.by_source.entry(advert.from).or_default() += 1;
-                self.out.insert(prefix, advert);
+            if let Some(told) = Told::wanted(&self.key, prefix, dest, shared, &mut cache) {
+                for advert in told.adverts() {
+                    *self.by_source.entry(advert.from).or_default() += 1;
+                    self.slots += 1;
+                }
+                self.out.insert(prefix, told);
             }
         }
         self.build = match last {
@@ -259,42 +266,37 @@ impl<P: TablePrefix> Group<P> {
         let mut packer = Packer::new();
         let mut cache = ExportCache::default();
         for prefix in batch {
-            let new = table.get(&prefix).and_then(|dest| advert(&self.key, prefix, dest, shared, &mut cache));
-            let Some((old, new)) = self.replace(prefix, new) else { continue };
-            for peer in &late {
-                if let Some(member) = self.members.get_mut(peer) {
-                    let from_itself = new.as_ref().is_some_and(|new| new.from == (*peer).into());
-                    member.note(prefix, new.is_none() || from_itself);
+            let new =
+                table.get(&prefix).and_then(|dest| Told::wanted(&self.key, prefix, dest, shared, &mut cache));
+            let Ok(old) = told::replace(&mut self.out, prefix, new.as_ref()) else { continue };
+            for (old, new) in told::differences(old.as_ref(), new.as_ref()) {
+                self.count(old.map(|old| old.from), new.map(|new| new.from));
+                let Some(path_id) = new.or(old).map(|advert| advert.path_id) else { continue };
+                for peer in &late {
+                    if let Some(member) = self.members.get_mut(peer) {
+                        let from_itself = new.is_some_and(|new| new.from == (*peer).into());
+                        member.note(prefix, path_id, new.is_none() || from_itself);
+                    }
                 }
+                packer.change(prefix, old, new);
             }
-            packer.change(prefix, old.as_ref(), new.as_ref());
         }
         packer.send(&self.key, &audience, shared);
         true
     }
 
-    /// Puts the new advert in the place of the old one; `None` if they are the same.
-    fn replace(&mut self, prefix: P, new: Option<Advert>) -> Option<(Option<Advert>, Option<Advert>)> {
-        let old = self.out.get(&prefix);
-        let same = match (old, &new) {
-            (None, None) => true,
-            (Some(old), Some(new)) => Arc::ptr_eq(&old.attrs, &new.attrs) && old.from == new.from,
-            _ => false,
-        };
-        if same {
-            return None;
+    /// A slot has changed hands.
+    fn count(&mut self, old: Option<Origination>, new: Option<Origination>) {
+        if let Some(from) = new {
+            *self.by_source.entry(from).or_default() += 1;
+            self.slots += 1;
         }
-        let old = match &new {
-            Some(new) => {
-                *self.by_source.entry(new.from).or_default() += 1;
-                self.out.insert(prefix, new.clone())
-            }
-            None => self.out.remove(&prefix),
-        };
-        if let Some(count) = old.as_ref().and_then(|old| self.by_source.get_mut(&old.from)) {
+        if let Some(from) = old
+            && let Some(count) = self.by_source.get_mut(&from)
+        {
             *count -= 1;
+            self.slots -= 1;
         }
-        Some((old, new))
     }
 
     /// Takes members that stand at the same place of the walk a piece further.
@@ -321,10 +323,10 @@ impl<P: TablePrefix> Group<P> {
         let mut packer = Packer::new();
         let mut seen = 0;
         let mut last = None;
-        for (prefix, advert) in walk.rest(&self.out).into_iter().flatten().take(PIECE) {
+        for (prefix, told) in walk.rest(&self.out).into_iter().flatten().take(PIECE) {
             seen += 1;
             last = Some(prefix);
-            packer.change(prefix, None, Some(advert));
+            told.adverts().iter().for_each(|advert| packer.change(prefix, None, Some(advert)));
         }
         packer.send(&self.key, &audience, shared);
         let next = match last {
@@ -339,7 +341,7 @@ impl<P: TablePrefix> Group<P> {
         true
     }
 
-    /// Tells a member the present state of prefixes that changed while it was not in step.
+    /// Tells a member the present state of slots that changed while it was not in step.
     fn catch_up_some(&mut self, shared: &mut Shared) -> bool {
         let waiting = self
             .members
@@ -349,10 +351,11 @@ impl<P: TablePrefix> Group<P> {
         let peer = *peer;
         let mut packer = Packer::new();
         for _ in 0..PIECE {
-            let Some(prefix) = member.pending.pop_first() else { break };
-            match self.out.get(&prefix).filter(|advert| advert.from != peer.into()) {
+            let Some((prefix, path_id)) = member.pending.pop_first() else { break };
+            let advert = self.out.get(&prefix).and_then(|told| told.slot(path_id));
+            match advert.filter(|advert| advert.from != peer.into()) {
                 Some(advert) => packer.change(prefix, None, Some(advert)),
-                None => packer.withdraw(prefix),
+                None => packer.withdraw(prefix, path_id),
             }
         }
         packer.send(&self.key, &[peer], shared);
@@ -377,16 +380,4 @@ impl<P: TablePrefix> Group<P> {
         }
         any
     }
-}
-
-fn advert<P: TablePrefix>(
-    key: &GroupKey,
-    prefix: P,
-    dest: &Dest,
-    shared: &mut Shared,
-    cache: &mut ExportCache,
-) -> Option<Advert> {
-    let best = dest.best()?;
-    let attrs = shared.export(key, prefix.into(), best, cache)?;
-    Some(Advert { attrs, from: best.from })
 }

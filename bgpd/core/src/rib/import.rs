@@ -11,10 +11,13 @@ use super::attrs::PathAttrs;
 use super::nexthops::NexthopId;
 use super::peer::RibPeer;
 use super::policy::{Answer, Candidate, PrefixMatcher, prepend};
-use super::table::{FamilyRib, Origination, Path, TablePrefix};
+use super::table::{FamilyRib, Path, TablePrefix};
 use super::{NodeGuard, RibOutput, Shared};
 use crate::config::{Config, MaxPrefixAction, PrefixRule, Source};
 use crate::query::PeerId;
+
+/// The most paths of one prefix taken from one peer (RFC 7911 sets no bound): each change of one looks at them all.
+const PATHS_PER_PREFIX: usize = 1024;
 
 /// Why a path that is held may not be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,7 +117,9 @@ impl<P: TablePrefix> FamilyRib<P> {
         let verdict = shared.judge_attributes(held, &raw);
         for nlri in nlri {
             let Some(prefix) = P::from_prefix(nlri.prefix) else { continue };
-            if !self.has_room(shared, peer, prefix, nlri.path_id) {
+            if !self.has_room(shared, peer, prefix, nlri.path_id)
+                || self.is_crowded(shared, peer, prefix, nlri.path_id)
+            {
                 continue;
             }
             let used = match verdict {
@@ -122,8 +127,8 @@ impl<P: TablePrefix> FamilyRib<P> {
                 Err(refused) => Err(refused),
             };
             let nexthop = shared.watch(peer, &used);
-            let (from, raw) = (Origination::from(peer), Arc::clone(&raw));
-            self.put(shared, prefix, Path { from, path_id: nlri.path_id, raw, used, nexthop, generation });
+            let path = Path::new(peer.into(), nlri.path_id, Arc::clone(&raw), used, nexthop, generation);
+            self.put(shared, prefix, path);
         }
     }
 
@@ -136,6 +141,24 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         shared.over_limit(peer, P::FAMILY);
         max.action == MaxPrefixAction::Warn
+    }
+
+    /// The peer has announced more paths of the prefix than anybody has a use for, and this is one more.
+    fn is_crowded(&self, shared: &mut Shared, peer: PeerId, prefix: P, path_id: u32) -> bool {
+        // Without add-path there is one.
+        if path_id == 0 {
+            return false;
+        }
+        let Some(dest) = self.table.get(&prefix).filter(|dest| dest.paths.len() >= PATHS_PER_PREFIX) else {
+            return false;
+        };
+        let from = peer.into();
+        let crowded = dest.paths.iter().filter(|path| path.from == from).count() >= PATHS_PER_PREFIX
+            && !self.holds(prefix, from, path_id);
+        if crowded {
+            shared.crowded(peer, prefix.into());
+        }
+        crowded
     }
 
     /// Judges the paths of a peer, or of all, once more, after policies have changed.
@@ -153,7 +176,7 @@ impl<P: TablePrefix> FamilyRib<P> {
             let verdict = shared.peer(peer).map_or(Ok(()), |held| shared.judge_attributes(held, &raw));
             let used = verdict.and_then(|()| shared.import(peer, prefix.into(), &raw));
             let nexthop = shared.watch(peer, &used);
-            self.put(shared, prefix, Path { from: peer.into(), path_id, raw, used, nexthop, generation });
+            self.put(shared, prefix, Path::new(peer.into(), path_id, raw, used, nexthop, generation));
         }
     }
 }
@@ -246,6 +269,13 @@ impl Shared {
             data.extend_from_slice(&max.limit.to_be_bytes());
             let notification = Notification::with_data(Cause::Cease(Cease::MaximumPrefixes), data);
             self.out.push_back(RibOutput::Fail { peer, notification });
+        }
+    }
+
+    fn crowded(&mut self, peer: PeerId, prefix: Prefix) {
+        let Some(held) = self.peer_mut(peer) else { return };
+        if !std::mem::replace(&mut held.crowded, true) {
+            self.out.push_back(RibOutput::Crowded { peer, prefix, limit: PATHS_PER_PREFIX });
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use turnpike_bgp_wire::{EncodeContext, Families, Family, PerFamily, RouterId};
 
-use crate::config::{ExportNextHop, MaxPrefix, PeerConfig, PolicyChoice};
+use crate::config::{ExportNextHop, MaxPrefix, PeerConfig, PolicyChoice, SendPaths};
 use crate::query::PeerId;
 
 /// How paths from a peer are judged.
@@ -37,6 +37,7 @@ pub(crate) struct RibPeer {
     pub(super) import: ImportRules,
     pub(super) export: PolicyChoice,
     pub(super) next_hop: ExportNextHop,
+    pub(super) send_paths: PerFamily<SendPaths>,
     pub(super) max_prefix: Option<MaxPrefix>,
     /// Of the present or last session.
     pub(super) router_id: RouterId,
@@ -47,6 +48,8 @@ pub(crate) struct RibPeer {
     pub(crate) accepted: PerFamily<usize>,
     pub(super) over_limit: PerFamily<bool>,
     pub(super) discarded: PerFamily<bool>,
+    /// More paths of one prefix than are taken have come in this session.
+    pub(super) crowded: bool,
     /// UPDATE bytes handed to the shell that have not left yet.
     pub(super) unsent: usize,
 }
@@ -63,6 +66,7 @@ impl RibPeer {
             import: ImportRules { policy: config.import.clone(), allow_own_as: config.allow_own_as },
             export: config.export.clone(),
             next_hop: config.next_hop,
+            send_paths: PerFamily::from_fn(|family| config.add_path.get(family).send),
             max_prefix: config.max_prefix,
             router_id: RouterId::from_u32(0),
             session: None,
@@ -71,6 +75,7 @@ impl RibPeer {
             accepted: PerFamily::default(),
             over_limit: PerFamily::default(),
             discarded: PerFamily::default(),
+            crowded: false,
             unsent: 0,
         }
     }
@@ -84,6 +89,7 @@ impl RibPeer {
         self.import = other.import;
         self.export = other.export;
         self.next_hop = other.next_hop;
+        self.send_paths = other.send_paths;
         if self.max_prefix != other.max_prefix {
             self.max_prefix = other.max_prefix;
             self.over_limit = PerFamily::default();
@@ -97,6 +103,7 @@ impl RibPeer {
         }
         self.over_limit = PerFamily::default();
         self.discarded = PerFamily::default();
+        self.crowded = false;
         self.unsent = 0;
         self.session = Some(session);
     }

@@ -85,6 +85,27 @@ pub(super) struct Path {
     pub(super) used: Result<Arc<PathAttrs>, Refused>,
     pub(super) nexthop: NexthopId,
     pub(super) generation: u16,
+    /// The identifier under which peers with add-path are told this path, unlike that of any other path of the
+    /// prefix and the same for as long as the path is held. Zero: all are taken.
+    label: u16,
+}
+
+impl Path {
+    pub(super) const fn new(
+        from: Origination,
+        path_id: u32,
+        raw: Arc<PathAttrs>,
+        used: Result<Arc<PathAttrs>, Refused>,
+        nexthop: NexthopId,
+        generation: u16,
+    ) -> Self {
+        Self { from, path_id, raw, used, nexthop, generation, label: 0 }
+    }
+
+    /// The path identifier towards peers.
+    pub(super) fn told_as(&self) -> Option<u32> {
+        (self.label > 0).then(|| self.label.into())
+    }
 }
 
 /// A prefix with its paths.
@@ -158,6 +179,25 @@ impl Dest {
         self.paths.iter().position(|path| path.from == from && path.path_id == path_id)
     }
 
+    /// The number to take for one more path. Nearly always the count of paths does: only where one in the middle
+    /// has gone it may be taken, and the lowest that is free is looked for.
+    fn free_label(&self) -> u16 {
+        let next = u16::try_from(self.paths.len() + 1).unwrap_or(0);
+        if next > 0 && self.paths.iter().all(|path| path.label != next) {
+            return next;
+        }
+        let mut taken: Vec<u16> = self.paths.iter().map(|path| path.label).collect();
+        taken.sort_unstable();
+        let mut free = 1_u16;
+        for label in taken.into_iter().filter(|label| *label > 0) {
+            match label == free {
+                true => free = free.checked_add(1).unwrap_or(0),
+                false => break,
+            }
+        }
+        free
+    }
+
     /// Takes a path out. The first place stays the best path's, unless it was taken.
     fn take(&mut self, index: usize) -> Path {
         self.best_touched |= index == 0 && self.has_best;
@@ -170,7 +210,7 @@ impl Dest {
 
 impl<P: TablePrefix> FamilyRib<P> {
     /// Adds or replaces a path. One that is already there just the same only becomes fresh.
-    pub(super) fn put(&mut self, shared: &mut Shared, prefix: P, path: Path) {
+    pub(super) fn put(&mut self, shared: &mut Shared, prefix: P, mut path: Path) {
         if shared.nexthops.is_unknown(path.nexthop) {
             self.waiting.entry(path.nexthop).or_default().push(prefix);
         }
@@ -186,6 +226,7 @@ impl<P: TablePrefix> FamilyRib<P> {
                     shared.nexthops.release(path.nexthop, &mut shared.out);
                     return;
                 }
+                path.label = held.label;
                 let old = std::mem::replace(held, path);
                 let new_accepted = held.used.is_ok();
                 shared.forget::<P>(&old);
@@ -194,6 +235,7 @@ impl<P: TablePrefix> FamilyRib<P> {
             }
             None => {
                 shared.count(path.from, P::FAMILY, 1, isize::from(path.used.is_ok()));
+                path.label = dest.free_label();
                 dest.paths.push(path);
                 self.held += 1;
                 dest.mark(prefix, &mut self.dirty);
@@ -343,8 +385,12 @@ impl<P: TablePrefix> FamilyRib<P> {
         dest.has_best = has_best;
         self.reachable = self.reachable + usize::from(has_best) - usize::from(had_best);
         install(dest, prefix, &nexthops, shared);
-        if tell {
-            self.groups.values_mut().for_each(|group| group.mark(prefix));
+        // Those that are told several paths may have to hear of any change.
+        let concerned = self.groups.values_mut().filter(|group| tell || group.is_told_several());
+        concerned.for_each(|group| group.mark(prefix));
+        if shared.holding && dest.paths.len() > 1 {
+            // What peers have said of our prefix is decided on when the wait is over.
+            dest.mark(prefix, &mut self.dirty);
         }
         if dest.paths.is_empty() {
             self.table.remove(&prefix);
@@ -363,7 +409,7 @@ fn originated(network: &Network, shared: &mut Shared) -> Path {
     };
     let raw = shared.attrs.intern(attributes, None);
     let used = Ok(Arc::clone(&raw));
-    Path { from: Origination::LOCAL, path_id: 0, raw, used, nexthop: NexthopId::NONE, generation: 0 }
+    Path::new(Origination::LOCAL, 0, raw, used, NexthopId::NONE, 0)
 }
 
 /// Next hops of the kernel's route: the best path's and those of its equals, within the configured bound.
@@ -372,11 +418,18 @@ fn kernel_nexthops(paths: &[Path], selection: &Selection, shared: &Shared) -> Sm
         selection.best.and_then(|best| paths.get(best)).is_some_and(|best| shared.is_external(best.from));
     let multipath = shared.local.multipath;
     let most = usize::from(if external { multipath.ebgp } else { multipath.ibgp }).max(1);
-    let equals = selection.equal.iter().take(most).filter_map(|index| paths.get(*index));
-    let mut nexthops: SmallVec<[Nexthop; 4]> =
-        equals.filter_map(|path| shared.nexthops.get(path.nexthop)).collect();
+    let equals = selection.equal.iter().filter_map(|index| paths.get(*index));
+    let mut nexthops: SmallVec<[Nexthop; 4]> = SmallVec::new();
+    // Several reflectors tell the same path: only different next hops count against the bound.
+    for nexthop in equals.filter_map(|path| shared.nexthops.get(path.nexthop)) {
+        if nexthops.len() == most {
+            break;
+        }
+        if !nexthops.contains(&nexthop) {
+            nexthops.push(nexthop);
+        }
+    }
     nexthops.sort_unstable();
-    nexthops.dedup();
     nexthops
 }
 

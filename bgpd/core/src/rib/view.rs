@@ -6,8 +6,8 @@ use super::Shared;
 use super::attrs::PathAttrs;
 use super::decide::{lost_at, select};
 use super::export::GroupKey;
-use super::group::Advert;
 use super::table::{Dest, FamilyRib, Origination, Path, TablePrefix};
+use super::told::Advert;
 use crate::output::Nexthop;
 use crate::query::{PathView, PeerId, Select, Table};
 
@@ -69,10 +69,14 @@ impl<P: TablePrefix> FamilyRib<P> {
         group
             .into_iter()
             .flat_map(move |group| chosen(&group.out, which, after).map(|entry| (&group.key, entry)))
+            .flat_map(|(key, (prefix, told))| {
+                told.adverts().iter().map(move |advert| (key, (prefix, advert)))
+            })
             .filter(move |(key, (prefix, advert))| advert.from != peer.into() && fits(key, *prefix, advert))
             .map(|(_, entry)| entry)
             .map(move |(prefix, advert)| PathView {
                 best: true,
+                path_id: advert.path_id,
                 ..view_attrs(prefix.into(), advert.from, &advert.attrs, None, shared)
             })
     }
@@ -81,7 +85,7 @@ impl<P: TablePrefix> FamilyRib<P> {
 /// False for what its peers were never told because no message of theirs holds it (RFC 8654 §5).
 fn fits<P: TablePrefix>(key: &GroupKey, prefix: P, advert: &Advert) -> bool {
     let attrs = &advert.attrs;
-    let nlri = [Nlri::new(prefix)];
+    let nlri = [Nlri { prefix: prefix.into(), path_id: advert.path_id }];
     attrs.next_hop.is_some_and(|next_hop| {
         encode_reach(&attrs.attributes, key.family, next_hop, &nlri, &key.encode, &mut Vec::new()).is_ok()
     })
@@ -128,6 +132,7 @@ fn view_path(
     };
     PathView {
         best,
+        path_id: path.path_id,
         metric: shared.nexthops.metric(path.nexthop),
         stale: peer.is_some_and(|peer| {
             *peer.generation.get(prefix.family()) != path.generation || peer.session.is_none()
@@ -147,6 +152,7 @@ fn view_attrs(
     let attributes = &attrs.attributes;
     PathView {
         prefix,
+        path_id: 0,
         from: from.peer(),
         from_address: from.peer().and_then(|peer| shared.peer(peer)).map(|peer| peer.addr),
         next_hop: nexthop.or(attrs.next_hop.map(NextHop::addr).map(Nexthop::global)),

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use turnpike_bgp_wire::{
-    AfiSafi, Capability, Cause, DecodeContext, EncodeContext, Families, Family, GracefulRestartCapability,
-    MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open, OpenError, PerFamily, RouterId,
+    AddPathMode, AfiSafi, Capability, Cause, DecodeContext, EncodeContext, Families, Family,
+    GracefulRestartCapability, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open, OpenError, PerFamily,
+    RouterId,
 };
 
 use super::{Connection, Local};
-use crate::config::PeerConfig;
+use crate::config::{PeerConfig, SendPaths};
 
 /// What our OPEN says about graceful restart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +68,14 @@ pub(super) fn our_open(config: &PeerConfig, local: &Local, ever_established: boo
     if config.extended_next_hop && config.families.ipv4 {
         capabilities.push(Capability::ExtendedNextHop(vec![(Family::Ipv4.code(), Family::Ipv6.code().afi)]));
     }
+    let add_path: Vec<(AfiSafi, AddPathMode)> = config
+        .families
+        .members()
+        .filter_map(|family| Some((family.code(), add_path_mode(config, family)?)))
+        .collect();
+    if !add_path.is_empty() {
+        capabilities.push(Capability::AddPath(add_path));
+    }
     if let Some(restart) = local.restart.filter(|_| config.graceful_restart) {
         // F: after a restart what the shell found; within one process forwarding never stops (RFC 4724 §3).
         let forwarding = |family| ever_established || restart.restarted && restart.preserved.contains(family);
@@ -84,6 +93,37 @@ pub(super) fn our_open(config: &PeerConfig, local: &Local, ever_established: boo
         router_id: local.router_id,
         capabilities,
     }
+}
+
+/// What we are ready for in a family (RFC 7911 §4).
+fn add_path_mode(config: &PeerConfig, family: Family) -> Option<AddPathMode> {
+    let add_path = config.add_path.get(family);
+    match (add_path.receive, add_path.send != SendPaths::Best) {
+        (false, false) => None,
+        (true, false) => Some(AddPathMode::Receive),
+        (false, true) => Some(AddPathMode::Send),
+        (true, true) => Some(AddPathMode::Both),
+    }
+}
+
+/// Families whose NLRI carry path identifiers: from the peer to us, and from us to the peer.
+fn common_add_path(theirs: &Open, config: &PeerConfig, families: Families) -> (Families, Families) {
+    // RFC 7911 §4 has one entry for a family; of more than one the last counts.
+    let mode = |family: Family| {
+        let lists = theirs.capabilities.iter().filter_map(|capability| match capability {
+            Capability::AddPath(list) => Some(list),
+            _ => None,
+        });
+        lists.flatten().filter(|(listed, _)| *listed == family.code()).last().map(|(_, mode)| *mode)
+    };
+    let both = |ours: fn(AddPathMode) -> bool, other: fn(AddPathMode) -> bool| {
+        PerFamily::from_fn(|family| {
+            families.contains(family)
+                && add_path_mode(config, family).is_some_and(ours)
+                && mode(family).is_some_and(other)
+        })
+    };
+    (both(AddPathMode::receives, AddPathMode::sends), both(AddPathMode::sends, AddPathMode::receives))
 }
 
 /// Checks the peer's OPEN against the configuration (RFC 4271 §6.2).
@@ -117,6 +157,7 @@ pub(super) fn negotiate(
             let wanted = (Family::Ipv4.code(), Family::Ipv6.code().afi);
             matches!(capability, Capability::ExtendedNextHop(list) if list.contains(&wanted))
         });
+    let (add_path_in, add_path_out) = common_add_path(theirs, config, families);
     let route_refresh = theirs.has(|capability| *capability == Capability::RouteRefresh);
     let enhanced_refresh = theirs.has(|capability| *capability == Capability::EnhancedRouteRefresh);
     let hold = theirs.hold_time.min(config.hold_time.as_secs() as u16);
@@ -134,13 +175,13 @@ pub(super) fn negotiate(
             internal: theirs.asn == local.asn,
             four_octet_as,
             families,
-            add_path: Families::NONE,
+            add_path: add_path_in,
             extended_next_hop,
         },
         encode: EncodeContext {
             four_octet_as,
-            add_path_ipv4: false,
-            add_path_ipv6: false,
+            add_path_ipv4: add_path_out.ipv4,
+            add_path_ipv6: add_path_out.ipv6,
             max_message: if extended_message { MAX_EXTENDED_MESSAGE } else { MAX_MESSAGE },
         },
         extended_next_hop,
@@ -148,7 +189,7 @@ pub(super) fn negotiate(
         enhanced_refresh: enhanced_refresh && route_refresh,
         graceful: graceful.and_then(|value| peer_graceful(value, config, local, families)),
         sends_end_of_rib: graceful.is_some(),
-        capabilities: words(theirs, families, extended_next_hop),
+        capabilities: words(theirs, families, extended_next_hop, (add_path_in, add_path_out)),
     })
 }
 
@@ -198,12 +239,24 @@ fn peer_graceful(
 }
 
 /// Capabilities in force, in words.
-fn words(theirs: &Open, families: Families, extended_next_hop: bool) -> Vec<String> {
+fn words(
+    theirs: &Open,
+    families: Families,
+    extended_next_hop: bool,
+    (add_path_in, add_path_out): (Families, Families),
+) -> Vec<String> {
     let in_force = |capability: &Capability| match capability {
         Capability::Multiprotocol(family) => family.family().is_some_and(|family| families.contains(family)),
         Capability::ExtendedNextHop(_) => extended_next_hop,
         Capability::AddPath(_) | Capability::Unknown { .. } => false,
         _ => true,
     };
-    theirs.capabilities.iter().filter(|capability| in_force(capability)).map(ToString::to_string).collect()
+    // What the two sides' words on add-path come to, as seen from here.
+    let add_path = [("add-path receive", add_path_in), ("add-path send", add_path_out)];
+    let add_path =
+        add_path.into_iter().filter(|(_, families)| !families.is_empty()).map(|(word, families)| {
+            families.members().fold(word.to_owned(), |text, family| format!("{text} {family}"))
+        });
+    let others = theirs.capabilities.iter().filter(|capability| in_force(capability));
+    others.map(ToString::to_string).chain(add_path).collect()
 }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use turnpike_bgp_wire::{Cease, Notification};
+use turnpike_bgp_wire::{Cease, Notification, PerFamily};
 
 use super::Speaker;
-use crate::config::{Config, PeerConfig};
+use crate::config::{Config, PeerConfig, SendPaths};
 use crate::event::Event;
 use crate::query::PeerId;
 use crate::rib::RibPeer;
@@ -109,6 +109,11 @@ fn change(old: &PeerConfig, new: &PeerConfig) -> Change {
         return if old.shutdown.is_some() { Change::Quiet } else { Change::ShutDown };
     }
     let on_wire = |peer: &PeerConfig| {
+        // How many paths are sent is ours to change at any time; that several may be is not.
+        let add_path = PerFamily::from_fn(|family| {
+            let add_path = peer.add_path.get(family);
+            (add_path.receive, add_path.send != SendPaths::Best)
+        });
         (
             peer.remote_as,
             peer.transport.clone(),
@@ -116,6 +121,7 @@ fn change(old: &PeerConfig, new: &PeerConfig) -> Change {
             peer.families,
             peer.graceful_restart,
             peer.extended_next_hop,
+            add_path,
         )
     };
     if on_wire(old) == on_wire(new) { Change::Quiet } else { Change::Reset }

@@ -45,6 +45,11 @@ impl Speaker {
                     self.event(Event::PrefixLimit { peer, name, family, limit });
                 }
             }
+            RibOutput::Crowded { peer, prefix, limit } => {
+                if let Some(name) = self.peer_ref(peer).map(Peer::name) {
+                    self.event(Event::PathLimit { peer, name, prefix, limit });
+                }
+            }
             RibOutput::AskAgain { peer, family } => {
                 let refresh = RouteRefresh { family: family.code(), kind: RouteRefreshKind::Request };
                 let can = self.peer_ref(peer).and_then(|held| held.agreed.as_ref());

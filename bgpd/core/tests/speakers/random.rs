@@ -10,7 +10,8 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use turnpike_bgp_core::config::{
-    Config, ExportNextHop, Match, Network, Policy, PolicyChoice, PrefixRule, Rule, Start, Verdict,
+    AddPath, Config, ExportNextHop, Match, Network, Policy, PolicyChoice, PrefixRule, Rule, SendPaths, Start,
+    Verdict,
 };
 use turnpike_bgp_core::query::{PathView, Select, Table};
 use turnpike_bgp_core::{ConnId, Input, Nexthop, Output, PeerId, Resolution, RouteChange, Speaker, Time};
@@ -20,8 +21,11 @@ use crate::world::{addr, config, peer, prefix};
 
 const PEERS: usize = 4;
 const PREFIXES: usize = 6;
+const SENDS_SEVERAL: [bool; PEERS] = [true, false, true, false];
+const TOLD_SEVERAL: [bool; PEERS] = [false, true, true, false];
 
-/// Peers 0 and 1 are clients, 2 is internal but none, 3 is external.
+/// Peers 0 and 1 are clients, 2 is internal but none, 3 is external. We take several paths (RFC 7911) from 0 and 2, and
+/// give several to 1 and 2.
 fn setup() -> Config {
     let mut config = config(9, 65001);
     config.unsent_limit = 1;
@@ -32,6 +36,10 @@ fn setup() -> Config {
         peer.import = PolicyChoice::AcceptAll;
         peer.export = PolicyChoice::AcceptAll;
         peer.hold_time = Duration::ZERO;
+        peer.add_path.ipv4 = AddPath {
+            receive: SENDS_SEVERAL[host],
+            send: if TOLD_SEVERAL[host] { SendPaths::All } else { SendPaths::Best },
+        };
         config.peers.push(peer);
     }
     config
@@ -46,10 +54,22 @@ fn target(index: usize) -> Prefix {
 struct Remote {
     conn: Option<ConnId>,
     framer: Framer,
-    told: BTreeMap<Prefix, (Attributes, NextHop)>,
+    told: BTreeMap<(Prefix, u32), (Attributes, NextHop)>,
     /// Sent to it but not reported as sent.
     unread: usize,
     slow: bool,
+}
+
+impl Remote {
+    /// What it was told, without the identifiers: which path has which depends on history.
+    fn knows(&self) -> BTreeMap<Prefix, Vec<String>> {
+        let mut knows: BTreeMap<Prefix, Vec<String>> = BTreeMap::new();
+        for ((prefix, _), path) in &self.told {
+            knows.entry(*prefix).or_default().push(format!("{path:?}"));
+        }
+        knows.values_mut().for_each(|paths| paths.sort());
+        knows
+    }
 }
 
 struct Rig {
@@ -69,30 +89,82 @@ struct Outcome {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Announce { peer: usize, target: usize, pref: u32, hops: u32, via: usize },
-    Withdraw { peer: usize, target: usize },
-    Flap { peer: usize },
-    Reachable { via: usize, yes: bool },
-    Network { target: usize, present: bool },
-    Policy { filtered: Option<usize> },
-    Client { peer: usize, yes: bool },
-    NextHopSelf { peer: usize, yes: bool },
-    Slow { peer: usize, yes: bool },
-    Refresh { peer: usize },
+    Announce {
+        peer: usize,
+        target: usize,
+        id: u32,
+        pref: u32,
+        hops: u32,
+        via: usize,
+    },
+    Withdraw {
+        peer: usize,
+        target: usize,
+        id: u32,
+    },
+    Flap {
+        peer: usize,
+    },
+    Reachable {
+        via: usize,
+        yes: bool,
+    },
+    Network {
+        target: usize,
+        present: bool,
+    },
+    Policy {
+        filtered: Option<usize>,
+    },
+    Client {
+        peer: usize,
+        yes: bool,
+    },
+    NextHopSelf {
+        peer: usize,
+        yes: bool,
+    },
+    /// How many paths the peers that are told several are told.
+    Several {
+        peer: usize,
+        send: SendPaths,
+    },
+    Slow {
+        peer: usize,
+        yes: bool,
+    },
+    Refresh {
+        peer: usize,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let announce = (0..PEERS, 0..PREFIXES, 100..102_u32, 1..3_u32, 0..3_usize)
-        .prop_map(|(peer, target, pref, hops, via)| Event::Announce { peer, target, pref, hops, via });
+    let announce = (0..PEERS, 0..PREFIXES, 1..4_u32, 100..102_u32, 1..3_u32, 0..3_usize).prop_map(
+        |(peer, target, id, pref, hops, via)| Event::Announce {
+            peer,
+            target,
+            id: own_id(peer, id),
+            pref,
+            hops,
+            via,
+        },
+    );
+    let withdraw = (0..PEERS, 0..PREFIXES, 1..4_u32).prop_map(|(peer, target, id)| Event::Withdraw {
+        peer,
+        target,
+        id: own_id(peer, id),
+    });
+    let send = prop_oneof![Just(SendPaths::All), Just(SendPaths::Most(1)), Just(SendPaths::Most(2))];
     prop_oneof![
         8 => announce,
-        4 => (0..PEERS, 0..PREFIXES).prop_map(|(peer, target)| Event::Withdraw { peer, target }),
+        4 => withdraw,
         1 => (0..PEERS).prop_map(|peer| Event::Flap { peer }),
         1 => (0..3_usize, any::<bool>()).prop_map(|(via, yes)| Event::Reachable { via, yes }),
         1 => (0..PREFIXES, any::<bool>()).prop_map(|(target, present)| Event::Network { target, present }),
         1 => prop::option::of(0..PREFIXES).prop_map(|filtered| Event::Policy { filtered }),
         1 => (0..3_usize, any::<bool>()).prop_map(|(peer, yes)| Event::Client { peer, yes }),
         1 => (0..PEERS, any::<bool>()).prop_map(|(peer, yes)| Event::NextHopSelf { peer, yes }),
+        1 => (1..3_usize, send).prop_map(|(peer, send)| Event::Several { peer, send }),
         1 => (0..PEERS, any::<bool>()).prop_map(|(peer, yes)| Event::Slow { peer, yes }),
         1 => (0..PEERS).prop_map(|peer| Event::Refresh { peer }),
     ]
@@ -102,15 +174,22 @@ fn via(index: usize) -> IpAddr {
     format!("10.99.0.{}", index + 1).parse().unwrap()
 }
 
-fn contexts() -> (EncodeContext, DecodeContext) {
+/// The identifier of a peer's path; only with add-path there is one.
+fn own_id(peer: usize, id: u32) -> u32 {
+    if SENDS_SEVERAL[peer] { id } else { 0 }
+}
+
+/// How a peer writes and reads.
+fn contexts(peer: usize) -> (EncodeContext, DecodeContext) {
+    let encode = EncodeContext { add_path_ipv4: SENDS_SEVERAL[peer], ..EncodeContext::default() };
     let decode = DecodeContext {
         internal: true,
         four_octet_as: true,
         families: Families { ipv4: true, ipv6: false },
-        add_path: Families::NONE,
+        add_path: Families { ipv4: TOLD_SEVERAL[peer], ipv6: false },
         extended_next_hop: false,
     };
-    (EncodeContext::default(), decode)
+    (encode, decode)
 }
 
 impl Rig {
@@ -137,7 +216,13 @@ impl Rig {
         self.input(Input::Accepted { conn, local, remote });
         let asn = Asn(if peer == 3 { 65002 } else { 65001 });
         let router_id = RouterId::from_u32(0x0a00_0001 + peer as u32);
+        let mode = match (SENDS_SEVERAL[peer], TOLD_SEVERAL[peer]) {
+            (true, true) => AddPathMode::Both,
+            (true, false) => AddPathMode::Send,
+            (false, _) => AddPathMode::Receive,
+        };
         let capabilities = vec![
+            Capability::AddPath(vec![(Family::Ipv4.code(), mode)]),
             Capability::Multiprotocol(Family::Ipv4.code()),
             Capability::RouteRefresh,
             Capability::FourOctetAs(asn),
@@ -173,20 +258,22 @@ impl Rig {
     }
 
     fn receive(&mut self, conn: ConnId, bytes: &Bytes) {
-        let Some(remote) = self.remotes.iter_mut().find(|remote| remote.conn == Some(conn)) else { return };
+        let mut remotes = self.remotes.iter_mut().enumerate();
+        let Some((peer, remote)) = remotes.find(|(_, remote)| remote.conn == Some(conn)) else { return };
         remote.framer.push(bytes);
         while let Some(frame) = remote.framer.next_frame().unwrap() {
             if frame.kind != MessageType::Update {
                 continue;
             }
-            let update = Update::decode(frame.body, &contexts().1).unwrap();
+            let update = Update::decode(frame.body, &contexts(peer).1).unwrap();
             assert!(update.problems.is_empty(), "{update:?}");
             for nlri in &update.unreach {
-                remote.told.remove(&nlri.prefix);
+                remote.told.remove(&(nlri.prefix, nlri.path_id));
             }
             for reach in &update.reach {
                 for nlri in &reach.nlri {
-                    remote.told.insert(nlri.prefix, (update.attributes.clone(), reach.next_hop));
+                    let path = (update.attributes.clone(), reach.next_hop);
+                    remote.told.insert((nlri.prefix, nlri.path_id), path);
                 }
             }
         }
@@ -209,13 +296,14 @@ impl Rig {
 
     fn happen(&mut self, event: &Event) {
         match *event {
-            Event::Announce { peer, target: index, pref, hops, via: hop } => {
-                let bytes = announcement(peer, index, pref, hops, hop);
+            Event::Announce { peer, target: index, id, pref, hops, via: hop } => {
+                let bytes = announcement(peer, index, id, pref, hops, hop);
                 self.send(peer, bytes);
             }
-            Event::Withdraw { peer, target: index } => {
+            Event::Withdraw { peer, target: index, id } => {
                 let mut bytes = Vec::new();
-                encode_unreach(Family::Ipv4, &[target(index).into()], &contexts().0, &mut bytes);
+                let nlri = [Nlri { prefix: target(index), path_id: id }];
+                encode_unreach(Family::Ipv4, &nlri, &contexts(peer).0, &mut bytes);
                 self.send(peer, bytes);
             }
             Event::Flap { peer } => {
@@ -242,6 +330,9 @@ impl Rig {
                 config.peers[peer].next_hop =
                     if yes { ExportNextHop::SelfAlways } else { ExportNextHop::Auto };
             }),
+            Event::Several { peer, send } => {
+                self.configure(|config| config.peers[peer].add_path.ipv4.send = send);
+            }
             Event::Slow { peer, yes } => self.set_slow(peer, yes),
             Event::Refresh { peer } => {
                 let mut bytes = Vec::new();
@@ -270,9 +361,15 @@ impl Rig {
     /// The parts of the state that must not depend on history.
     fn outcome(&self) -> Outcome {
         let mut loc = self.speaker.rib(Table::Loc, Select::Family(Family::Ipv4), 1000);
-        loc.sort_by_key(|path| (path.prefix, path.from));
+        loc.sort_by_key(|path| (path.prefix, path.from, path.path_id));
         let kernel = self.kernel.iter().map(|(prefix, nexthops)| (*prefix, nexthops.to_vec())).collect();
-        Outcome { loc, out: (0..PEERS).map(|peer| self.out(peer)).collect(), kernel }
+        let out = |peer| {
+            let mut out = self.out(peer);
+            out.iter_mut().for_each(|path| path.path_id = 0);
+            out.sort_by_key(|path| (path.prefix, format!("{path:?}")));
+            out
+        };
+        Outcome { loc, out: (0..PEERS).map(out).collect(), kernel }
     }
 }
 
@@ -288,7 +385,7 @@ fn set_policy(config: &mut Config, filtered: Option<usize>) {
     config.peers[2].export = PolicyChoice::Named("p".into());
 }
 
-fn announcement(peer: usize, index: usize, pref: u32, hops: u32, hop: usize) -> Vec<u8> {
+fn announcement(peer: usize, index: usize, id: u32, pref: u32, hops: u32, hop: usize) -> Vec<u8> {
     let first = if peer == 3 { 65002 } else { 65010 };
     let attributes = Attributes {
         as_path: AsPath::sequence((0..hops).map(|step| Asn(first + step))),
@@ -297,25 +394,25 @@ fn announcement(peer: usize, index: usize, pref: u32, hops: u32, hop: usize) -> 
     };
     let mut bytes = Vec::new();
     let next_hop = NextHop::from(via(hop));
-    let nlri = [target(index).into()];
-    encode_reach(&attributes, Family::Ipv4, next_hop, &nlri, &contexts().0, &mut bytes).unwrap();
+    let nlri = [Nlri { prefix: target(index), path_id: id }];
+    encode_reach(&attributes, Family::Ipv4, next_hop, &nlri, &contexts(peer).0, &mut bytes).unwrap();
     bytes
 }
 
 /// The state that a history leads to, reached on the shortest way.
 fn replay(history: &[Event]) -> Rig {
-    let mut held: BTreeMap<(usize, usize), &Event> = BTreeMap::new();
+    let mut held: BTreeMap<(usize, usize, u32), &Event> = BTreeMap::new();
     let mut config = setup();
     let mut unreachable = BTreeSet::new();
     for event in history {
         match event {
-            Event::Announce { peer, target, .. } => {
-                held.insert((*peer, *target), event);
+            Event::Announce { peer, target, id, .. } => {
+                held.insert((*peer, *target, *id), event);
             }
-            Event::Withdraw { peer, target } => {
-                held.remove(&(*peer, *target));
+            Event::Withdraw { peer, target, id } => {
+                held.remove(&(*peer, *target, *id));
             }
-            Event::Flap { peer } => held.retain(|(from, _), _| from != peer),
+            Event::Flap { peer } => held.retain(|(from, _, _), _| from != peer),
             Event::Reachable { via: hop, yes: true } => {
                 unreachable.remove(&via(*hop));
             }
@@ -332,6 +429,7 @@ fn replay(history: &[Event]) -> Rig {
                 config.peers[*peer].next_hop =
                     if *yes { ExportNextHop::SelfAlways } else { ExportNextHop::Auto };
             }
+            Event::Several { peer, send } => config.peers[*peer].add_path.ipv4.send = *send,
             Event::Slow { .. } | Event::Refresh { .. } => {}
         }
     }
@@ -354,8 +452,9 @@ proptest! {
         prop_assert_eq!(rig.outcome(), full.outcome());
         for peer in 0..PEERS {
             let told = &rig.remotes[peer].told;
-            prop_assert_eq!(told, &full.remotes[peer].told, "peer {}", peer);
-            let believed: Vec<Prefix> = rig.out(peer).iter().map(|path| path.prefix).collect();
+            prop_assert_eq!(rig.remotes[peer].knows(), full.remotes[peer].knows(), "peer {}", peer);
+            let believed: Vec<(Prefix, u32)> =
+                rig.out(peer).iter().map(|path| (path.prefix, path.path_id)).collect();
             prop_assert!(told.keys().copied().eq(believed), "peer {}", peer);
         }
     }

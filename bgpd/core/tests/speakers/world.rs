@@ -22,7 +22,7 @@ const LATENCY: Duration = Duration::from_millis(1);
 pub(crate) struct Host {
     pub(crate) addr: IpAddr,
     speaker: Option<Speaker>,
-    conns: BTreeMap<ConnId, (usize, ConnId)>,
+    pub(crate) conns: BTreeMap<ConnId, (usize, ConnId)>,
     next_incoming: u64,
     /// Survives the speaker, as a kernel does.
     pub(crate) kernel: BTreeMap<Prefix, Arc<[Nexthop]>>,

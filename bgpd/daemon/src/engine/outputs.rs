@@ -85,7 +85,7 @@ impl Engine {
             Event::PrefixLimit { name, family, limit, .. } => {
                 warn!(peer = name, %family, limit, "over the prefix limit");
             }
-            Event::TooLarge { .. } => warn!("{event}"),
+            Event::TooLarge { .. } | Event::PathLimit { .. } => warn!("{event}"),
             Event::UnknownPeer { remote } => debug!(%remote, "connection refused: no such peer"),
             Event::ConfigRefused { .. } => error!("{event}"),
             Event::SelectionComplete { after, reason } => {

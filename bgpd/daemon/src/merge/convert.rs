@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use turnpike_bgp_core::config as core;
 use turnpike_bgpd_api::config as api;
-use turnpike_bgpd_api::{Asn, Config, Families, Network, Peer, PerFamily, RouterId};
+use turnpike_bgpd_api::{Asn, Config, Families, Family, Network, Peer, PerFamily, RouterId};
 
 use crate::connection::Transport;
 
@@ -91,6 +91,7 @@ pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8) -> core::Pe
     };
     peer.graceful_restart = from.graceful_restart;
     peer.extended_next_hop = from.extended_next_hop;
+    peer.add_path = PerFamily::from_fn(|family| add_path(from.add_path.as_ref(), family));
     peer.allow_own_as = from.allow_own_as;
     peer.import = choice(&from.import);
     peer.export = choice(&from.export);
@@ -105,6 +106,16 @@ pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8) -> core::Pe
     peer
 }
 
+fn add_path(from: Option<&api::AddPath>, family: Family) -> core::AddPath {
+    let Some(from) = from.filter(|from| from.covers(family)) else { return core::AddPath::default() };
+    let send = match from.send {
+        api::SendPaths::Best => core::SendPaths::Best,
+        api::SendPaths::All => core::SendPaths::All,
+        api::SendPaths::Most(most) => core::SendPaths::Most(most),
+    };
+    core::AddPath { receive: from.receive, send }
+}
+
 pub(super) fn network(from: &Network) -> core::Network {
     core::Network {
         prefix: from.prefix,
@@ -115,7 +126,7 @@ pub(super) fn network(from: &Network) -> core::Network {
     }
 }
 
-fn families(list: &[turnpike_bgpd_api::Family]) -> Families {
+fn families(list: &[Family]) -> Families {
     PerFamily::from_fn(|family| list.contains(&family))
 }
 

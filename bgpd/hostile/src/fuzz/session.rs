@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use turnpike_bgp_core::config::{Config, PeerConfig, PolicyChoice, Start};
+use turnpike_bgp_core::config::{AddPath, Config, PeerConfig, PolicyChoice, SendPaths, Start};
 use turnpike_bgp_core::query::{Select, Table};
 use turnpike_bgp_core::{CloseReason, ConnId, Input, Output, Resolution, Speaker, Time};
 use turnpike_bgp_wire::{
     Asn, Attributes, Capability, DecodeContext, EncodeContext, Families, Family, Framer,
-    GracefulRestartCapability, MessageType, NextHop, Nlri, Open, Prefix, RouterId, Update, encode_keepalive,
-    encode_reach, encode_unreach,
+    GracefulRestartCapability, MessageType, NextHop, Nlri, Open, PerFamily, Prefix, RouterId, Update,
+    encode_keepalive, encode_reach, encode_unreach,
 };
 
 use crate::corpus::{EXTERNAL_AS, LOCAL_AS, Session};
@@ -89,7 +89,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// Bits: internal, two-octet numbers, extended messages, extended next hop, only IPv4, passive, graceful restart.
+    /// Bits: internal, two-octet numbers, extended messages, extended next hop, only IPv4, passive, graceful restart, add-path.
     fn new(properties: u8) -> Option<Self> {
         let bit = |bit: u8| properties & (1 << bit) != 0;
         let session = Session {
@@ -97,18 +97,25 @@ impl Rig {
             two_octet: bit(1),
             extended_message: bit(2),
             extended_next_hop: bit(3),
-            add_path: false,
+            add_path: bit(7),
             ipv4_only: bit(4),
         };
         let mut hostile = PeerConfig::new("hostile", HOSTILE.into(), Asn(session.remote_as()));
         hostile.transport.passive = bit(5);
         hostile.extended_next_hop = session.extended_next_hop;
+        if session.add_path {
+            let both = AddPath { receive: true, send: SendPaths::All };
+            hostile.add_path = PerFamily { ipv4: both, ipv6: both };
+        }
         hostile.import = PolicyChoice::AcceptAll;
         hostile.export = PolicyChoice::AcceptAll;
         let mut healthy = PeerConfig::new("healthy", HEALTHY.into(), Asn(LOCAL_AS));
         healthy.transport.passive = true;
         healthy.hold_time = Duration::ZERO;
         healthy.rr_client = true;
+        if session.add_path {
+            healthy.add_path.ipv4.send = SendPaths::All;
+        }
         let mut config = Config::new(Asn(LOCAL_AS), RouterId(OURS));
         config.addresses.ipv6 = "2001:db8::1".parse().ok();
         config.unsent_limit = LIMIT;
@@ -131,11 +138,12 @@ impl Rig {
     fn healthy_peer(&mut self) {
         self.accepted(GOOD, HEALTHY);
         let mut bytes = Vec::new();
-        let capabilities = Session { internal: true, ..Session::default() }.capabilities();
+        let add_path = self.session.add_path;
+        let capabilities = Session { internal: true, add_path, ..Session::default() }.capabilities();
         let open = Open { asn: Asn(LOCAL_AS), hold_time: 0, router_id: RouterId(HEALTHY), capabilities };
         open.encode(&mut bytes);
         encode_keepalive(&mut bytes);
-        announce(0, HEALTHY, true, true, &mut bytes);
+        announce(0, 0, HEALTHY, true, &EncodeContext::default(), &mut bytes);
         self.received(GOOD, bytes);
         self.check();
     }
@@ -157,7 +165,14 @@ impl Rig {
             4 => {
                 let number = steps.octet().unwrap_or(1);
                 let mut bytes = Vec::new();
-                announce(number, HOSTILE, self.session.internal, !self.session.two_octet, &mut bytes);
+                let add_path = self.session.add_path;
+                let path_id = if add_path { steps.octet().unwrap_or(0).into() } else { 0 };
+                let context = EncodeContext {
+                    four_octet_as: !self.session.two_octet,
+                    add_path_ipv4: add_path,
+                    ..EncodeContext::default()
+                };
+                announce(number, path_id, HOSTILE, self.session.internal, &context, &mut bytes);
                 self.hostile_says(bytes);
             }
             5 => self.pass(Duration::from_secs(u64::from(steps.octet().unwrap_or(1)) * 2)),
@@ -170,7 +185,7 @@ impl Rig {
                 let number = steps.octet().unwrap_or(1).max(1);
                 let mut bytes = Vec::new();
                 match number % 2 {
-                    0 => announce(number, HEALTHY, true, true, &mut bytes),
+                    0 => announce(number, 0, HEALTHY, true, &EncodeContext::default(), &mut bytes),
                     _ => drop(encode_unreach(
                         Family::Ipv4,
                         &prefix(number - 1)
@@ -313,7 +328,7 @@ impl Rig {
             assert!(frame.is_ok(), "a malformed message for {conn}: {frame:?}");
             let Ok(Some(frame)) = frame else { break };
             if frame.kind == MessageType::Update && conn == GOOD {
-                let update = Update::decode(frame.body, &healthy_context());
+                let update = Update::decode(frame.body, &healthy_context(self.session.add_path));
                 let clean = update.as_ref().is_ok_and(|update| update.problems.is_empty());
                 assert!(clean, "a malformed UPDATE for the healthy peer: {update:?}");
             }
@@ -350,12 +365,13 @@ fn panic_on(what: &str) {
     assert!(what.is_empty(), "{what}");
 }
 
-fn healthy_context() -> DecodeContext {
+/// How the healthy peer reads; it is told several paths where the hostile one may send several.
+fn healthy_context(add_path: bool) -> DecodeContext {
     DecodeContext {
         internal: true,
         four_octet_as: true,
         families: Families::BOTH,
-        add_path: Families::NONE,
+        add_path: Families { ipv4: add_path, ipv6: false },
         extended_next_hop: false,
     }
 }
@@ -373,15 +389,21 @@ fn prefix(number: u8) -> Option<Prefix> {
     Prefix::new(Ipv4Addr::new(10, number, 0, 0).into(), 16)
 }
 
-fn announce(number: u8, from: Ipv4Addr, internal: bool, four_octet_as: bool, bytes: &mut Vec<u8>) {
+fn announce(
+    number: u8,
+    path_id: u32,
+    from: Ipv4Addr,
+    internal: bool,
+    context: &EncodeContext,
+    bytes: &mut Vec<u8>,
+) {
     let mut attributes = Attributes::default();
     if internal {
         attributes.local_pref = Some(100);
     } else {
         attributes.as_path = attributes.as_path.prepended(Asn(EXTERNAL_AS), 1);
     }
-    let context = EncodeContext { four_octet_as, ..EncodeContext::default() };
-    let nlri: Vec<Nlri> = prefix(number).map(Nlri::new).into_iter().collect();
-    let written = encode_reach(&attributes, Family::Ipv4, NextHop::V4(from), &nlri, &context, bytes);
+    let nlri: Vec<Nlri> = prefix(number).map(|prefix| Nlri { prefix, path_id }).into_iter().collect();
+    let written = encode_reach(&attributes, Family::Ipv4, NextHop::V4(from), &nlri, context, bytes);
     assert!(written.is_ok(), "one prefix fits");
 }

@@ -1,0 +1,148 @@
+//! What a group of peers is told about one prefix: one path, or several with identifiers (RFC 7911).
+//!
+//! Everything behind the Adj-RIB-Out works on slots, which are a prefix and a path identifier: with add-path a slot
+//! belongs to a path for as long as that path is held, without it each prefix has the one slot [`BEST`], whose path
+//! changes.
+
+use std::sync::Arc;
+
+use prefix_trie::PrefixMap;
+
+use super::Shared;
+use super::attrs::PathAttrs;
+use super::decide;
+use super::export::{ExportCache, GroupKey};
+use super::table::{Dest, Origination, Path, TablePrefix};
+use crate::config::SendPaths;
+
+/// The path identifier of sessions without path identifiers.
+pub(super) const BEST: u32 = 0;
+
+/// A path as the group is told it.
+#[derive(Clone, Debug)]
+pub(super) struct Advert {
+    pub(super) attrs: Arc<PathAttrs>,
+    pub(super) from: Origination,
+    /// The path identifier that we assigned.
+    pub(super) path_id: u32,
+}
+
+impl Advert {
+    fn is(&self, other: &Advert) -> bool {
+        Arc::ptr_eq(&self.attrs, &other.attrs) && self.from == other.from && self.path_id == other.path_id
+    }
+}
+
+/// All that the group is told about a prefix, never nothing. One path takes no allocation: most groups have no other
+/// entries, and there is one for each prefix.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    One(Advert),
+    Several(Box<Slots>),
+}
+
+/// Paths in the order of their identifiers.
+#[derive(Clone, Debug)]
+pub(super) struct Slots(Vec<Advert>);
+
+impl Told {
+    /// What the group is to be told about a prefix; `None`: nothing.
+    pub(super) fn wanted<P: TablePrefix>(
+        key: &GroupKey,
+        prefix: P,
+        dest: &Dest,
+        shared: &mut Shared,
+        cache: &mut ExportCache,
+    ) -> Option<Self> {
+        let best = dest.best()?;
+        let tell = |path: &Path, path_id: u32, shared: &mut Shared, cache: &mut ExportCache| {
+            let attrs = shared.export(key, prefix.into(), path, cache)?;
+            Some(Advert { attrs, from: path.from, path_id })
+        };
+        let most = match key.paths {
+            SendPaths::Best => return tell(best, BEST, shared, cache).map(Told::One),
+            SendPaths::All => usize::MAX,
+            SendPaths::Most(most) => usize::from(most),
+        };
+        // While selection is deferred, peers' paths are not decided on.
+        let only_ours = shared.holding;
+        let mut slots: Vec<Advert> = Vec::new();
+        for path in
+            decide::ranked(&dest.paths, shared, most).iter().filter_map(|index| dest.paths.get(*index))
+        {
+            let Some(path_id) = path.told_as().filter(|_| !only_ours || path.from == Origination::LOCAL)
+            else {
+                continue;
+            };
+            slots.extend(tell(path, path_id, shared, cache));
+        }
+        slots.sort_unstable_by_key(|advert| advert.path_id);
+        if slots.len() > 1 {
+            return Some(Told::Several(Box::new(Slots(slots))));
+        }
+        slots.pop().map(Told::One)
+    }
+
+    pub(super) fn adverts(&self) -> &[Advert] {
+        match self {
+            Told::One(advert) => std::slice::from_ref(advert),
+            Told::Several(slots) => &slots.0,
+        }
+    }
+
+    /// The path told under an identifier.
+    pub(super) fn slot(&self, path_id: u32) -> Option<&Advert> {
+        let adverts = self.adverts();
+        adverts.binary_search_by_key(&path_id, |advert| advert.path_id).ok().and_then(|at| adverts.get(at))
+    }
+
+    fn is(&self, other: &Told) -> bool {
+        let (ours, others) = (self.adverts(), other.adverts());
+        ours.len() == others.len() && ours.iter().zip(others).all(|(one, other)| one.is(other))
+    }
+}
+
+/// Puts what is wanted in the place of what was told; answers with what was told, or `Err` if that is the same.
+pub(super) fn replace<P: TablePrefix>(
+    out: &mut PrefixMap<P, Told>,
+    prefix: P,
+    wanted: Option<&Told>,
+) -> Result<Option<Told>, Same> {
+    let same = match (out.get(&prefix), wanted) {
+        (None, None) => true,
+        (Some(told), Some(wanted)) => told.is(wanted),
+        _ => false,
+    };
+    if same {
+        return Err(Same);
+    }
+    Ok(match wanted {
+        Some(wanted) => out.insert(prefix, wanted.clone()),
+        None => out.remove(&prefix),
+    })
+}
+
+/// There is nothing to tell.
+#[derive(Debug)]
+pub(super) struct Same;
+
+/// The slots that differ, as what was told and what is to be told, in the order of their identifiers.
+pub(super) fn differences<'a>(
+    old: Option<&'a Told>,
+    new: Option<&'a Told>,
+) -> impl Iterator<Item = (Option<&'a Advert>, Option<&'a Advert>)> {
+    let mut old = old.map_or(&[][..], Told::adverts).iter().peekable();
+    let mut new = new.map_or(&[][..], Told::adverts).iter().peekable();
+    let pairs = std::iter::from_fn(move || {
+        let (first, second) =
+            (old.peek().map(|advert| advert.path_id), new.peek().map(|advert| advert.path_id));
+        match (first, second) {
+            (None, None) => None,
+            (Some(first), Some(second)) if first == second => Some((old.next(), new.next())),
+            (Some(first), Some(second)) if first > second => Some((None, new.next())),
+            (None, Some(_)) => Some((None, new.next())),
+            (Some(_), _) => Some((old.next(), None)),
+        }
+    });
+    pairs.filter(|pair| !matches!(pair, (Some(old), Some(new)) if old.is(new)))
+}
