@@ -65,9 +65,9 @@ const TABLE: &[Row] = &[
     Row {
         test: "add_path",
         title: "Several paths (RFC 7911)",
-        how: "the peer, which offers it, says that we do not",
+        how: "each side in turn reflects two paths of one prefix to the other, which holds both; one is withdrawn and the other stays",
         quick: Bird,
-        cell: |_| NotYet(proofs::absent::add_path),
+        cell: |_| Works(proofs::several::both_ways),
     },
     Row {
         test: "four_octet_as",

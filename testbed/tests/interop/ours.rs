@@ -128,13 +128,18 @@ impl Ours {
 
     /// The path of the peer for a prefix, whether it is used or not.
     pub(crate) fn path(&self, prefix: &str) -> Result<Option<PathView>> {
+        Ok(self.paths(prefix)?.pop())
+    }
+
+    /// All paths of the peer for a prefix.
+    pub(crate) fn paths(&self, prefix: &str) -> Result<Vec<PathView>> {
         let query = RibQuery {
             table: Table::In(PEER.to_owned()),
             select: Select::Exact(prefix.parse().with_context(|| format!("prefix {prefix}"))?),
             after: None,
             limit: 10,
         };
-        Ok(self.client()?.rib(query)?.pop())
+        Ok(self.client()?.rib(query)?)
     }
 
     pub(crate) fn wait_path(&self, prefix: &str) -> Result<PathView> {

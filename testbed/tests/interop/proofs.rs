@@ -6,6 +6,7 @@ pub(crate) mod restart;
 pub(crate) mod routes;
 pub(crate) mod security;
 pub(crate) mod sessions;
+pub(crate) mod several;
 
 use anyhow::Result;
 use turnpike_bgpd_api::config::Config;

@@ -77,7 +77,7 @@ impl Peer for Frr {
         Some(match word {
             Word::Established => "BGP state = Established",
             Word::ExtendedNextHop => "Extended nexthop: advertised and received",
-            Word::AddPath => "RX received",
+            Word::AddPath => "RX advertised and received",
             Word::FourOctetAs => "4 Byte AS: advertised and received",
             Word::GracefulRestart => "Graceful Restart Capability: advertised and received",
             Word::LongLived => "Long-lived Graceful Restart Capability: advertised and received",

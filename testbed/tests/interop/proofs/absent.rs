@@ -6,10 +6,6 @@ use super::Pair;
 use crate::peers::{Kind, Word};
 use crate::terms::{OUR_V4, Terms};
 
-pub(crate) fn add_path(kind: Kind) -> Result<()> {
-    not_offered("addpath", kind, Terms { add_path: true, ..Terms::v4() }, Word::AddPath)
-}
-
 pub(crate) fn long_lived(kind: Kind) -> Result<()> {
     let terms = Terms { restarting: true, long_lived: true, ..Terms::v4() };
     not_offered("llgr", kind, terms, Word::LongLived)

@@ -1,7 +1,10 @@
 //! Route reflection, each side in turn between the other and a third speaker of ours.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result, ensure};
 use turnpike_bgpd_api::RouterId;
+use turnpike_bgpd_api::config::Config;
 
 use super::Pair;
 use crate::ours::{Ours, config, network};
@@ -46,12 +49,16 @@ fn they_reflect(kind: Kind) -> Result<()> {
 }
 
 /// A third speaker with one peer.
-fn third(lan: &Lan, terms: &Terms, peer: std::net::IpAddr) -> Result<Ours> {
+pub(super) fn third(lan: &Lan, terms: &Terms, peer: IpAddr) -> Result<Ours> {
+    Ours::start(&lan.third, &third_config(terms, peer)?)
+}
+
+pub(super) fn third_config(terms: &Terms, peer: IpAddr) -> Result<Config> {
     let mut config = config(terms)?;
     config.router_id = Some(RouterId([10, 0, 0, 3].into()));
     config.networks = vec![network(THIRD_V4, terms)?];
     config.peers.first_mut().context("a peer")?.address = peer;
-    Ours::start(&lan.third, &config)
+    Ok(config)
 }
 
 fn reflected(path: &turnpike_bgpd_api::view::PathView, originator: [u8; 4], cluster: [u8; 4]) -> Result<()> {
