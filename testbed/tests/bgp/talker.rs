@@ -140,7 +140,6 @@ impl Talker {
             add_path_ipv4: self.session.add_path,
             add_path_ipv6: self.session.add_path,
             max_message: if self.session.extended_message { 65535 } else { 4096 },
-            ..EncodeContext::default()
         }
     }
 
