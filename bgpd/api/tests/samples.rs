@@ -12,4 +12,9 @@ fn the_samples_in_deploy_are_good_configurations() {
     let reflector = load(&deploy.join("bgpd-reflector.toml")).unwrap();
     assert!(reflector.peers.iter().all(|peer| peer.rr_client) && reflector.peers.len() == 2);
     assert!(!reflector.kernel.enabled);
+    let example = deploy.join("examples/multi-idc");
+    let reflector = load(&example.join("reflector.toml")).unwrap();
+    assert!(reflector.peers.iter().all(|peer| peer.rr_client) && !reflector.kernel.enabled);
+    let node = load(&example.join("node.toml")).unwrap();
+    assert!(node.networks.iter().all(|network| network.blackhole) && node.node.is_some());
 }

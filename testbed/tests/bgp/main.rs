@@ -5,6 +5,7 @@
 mod centre;
 mod corpus;
 mod daemon;
+mod idcs;
 mod limits;
 mod nodes;
 mod restart;
