@@ -50,6 +50,27 @@ pub struct BwUplink {
     pub received: Rates,
     /// Speed less what is sent in the last second.
     pub free: Option<u64>,
+    /// Shares of what leaves, where there is a node tree: the host's first.
+    pub classes: Vec<BwClass>,
+}
+
+/// A share of an uplink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwClass {
+    /// As the resource calls it; `host` for the node's own traffic.
+    pub name: String,
+    /// Pods in it; 0 for the host.
+    pub pods: u64,
+    /// What it gets whatever others do.
+    pub guarantee: u64,
+    /// What it gets at most.
+    pub ceiling: u64,
+    /// What leaves in it.
+    pub sent: Rates,
+    /// Packets dropped by its queue.
+    pub drops: u64,
+    /// How long what waits in its queue takes at its guarantee, in microseconds.
+    pub queue_us: u64,
 }
 
 /// A rate over two windows; `None` before there are two readings.
@@ -72,6 +93,8 @@ pub struct BwPod {
     pub addresses: Vec<IpAddr>,
     /// Host side.
     pub host_link: String,
+    /// Class in the node tree, where there is one.
+    pub class: Option<String>,
     /// What it receives.
     pub to_workload: BwDirection,
     /// What it sends.

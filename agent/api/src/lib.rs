@@ -13,7 +13,7 @@ mod message;
 mod spool;
 mod status;
 
-pub use bandwidth::{BwDirection, BwPod, BwReply, BwReport, BwRequest, BwSource, BwUplink, Rates};
+pub use bandwidth::{BwClass, BwDirection, BwPod, BwReply, BwReport, BwRequest, BwSource, BwUplink, Rates};
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};
 pub use message::{

@@ -5,6 +5,7 @@
 
 mod explain;
 mod meter;
+mod tree;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,11 @@ pub const EGRESS_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
 
 pub use explain::{Decision, LimitSource, explain};
 pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
+pub use tree::{class_of, node_tree};
+pub(crate) use tree::{mistakes, tree_issues};
+
+/// Annotation for the pod's class in the node tree.
+pub const CLASS_ANNOTATION: &str = "turnpike.io/bandwidth-class";
 
 /// What a pod asks for, kept with the pod: `None` asks for nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +37,9 @@ pub struct AskedLimits {
     /// Directions (`to_workload`, `from_workload`) that runtimeConfig asked for, not an annotation.
     #[serde(default, skip_serializing_if = "FromRuntime::is_none")]
     pub from_runtime: FromRuntime,
+    /// Class in the node tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
 }
 
 /// Which directions of an [`AskedLimits`] come from runtimeConfig.
@@ -51,7 +60,7 @@ impl FromRuntime {
 impl From<Limits> for AskedLimits {
     fn from(limits: Limits) -> Self {
         let Limits { to_workload, from_workload } = limits;
-        Self { to_workload, from_workload, from_runtime: FromRuntime::default() }
+        Self { to_workload, from_workload, ..Self::default() }
     }
 }
 
@@ -99,6 +108,7 @@ pub fn asked_limits(
         to_workload: to.0,
         from_workload: from.0,
         from_runtime: FromRuntime { to_workload: to.1, from_workload: from.1 },
+        class: annotations.get(CLASS_ANNOTATION).map(|class| class.trim().to_owned()),
     })
 }
 

@@ -14,9 +14,9 @@ mod ports;
 mod validate;
 
 pub use bandwidth::{
-    AskedLimits, BandwidthError, Decision, EGRESS_ANNOTATION, FromRuntime, HISTORY_SECONDS,
+    AskedLimits, BandwidthError, CLASS_ANNOTATION, Decision, EGRESS_ANNOTATION, FromRuntime, HISTORY_SECONDS,
     INGRESS_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth, Series, asked_limits,
-    explain,
+    class_of, explain, node_tree,
 };
 pub use ipam::{Ipam, IpamError, Lease, Remembered, Use};
 pub use node::{LocalPod, Node, NodeState, node_state};

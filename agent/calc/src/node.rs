@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use turnpike_model::bgp::{BgpConfigurationSpec, BgpPeerSpec};
 use turnpike_model::desired::{
-    BgpPart, Block, DesiredState, Endpoint, EndpointId, HostPort, LbSource, Masquerade,
+    BgpPart, Block, DesiredState, Endpoint, EndpointId, HostPort, LbSource, Masquerade, NodeTree,
 };
 use turnpike_model::pool::{IpBlockSpec, IpPoolSpec, PoolState};
 use turnpike_model::resource::{Kind, ResourceId, Resources};
 use turnpike_model::selector::{Labels, Selector};
 
-use crate::bandwidth::{AskedLimits, NodeLimits};
+use crate::bandwidth::{AskedLimits, NodeLimits, class_of, node_tree, tree_issues};
 use crate::validate::Issue;
 
 /// Facts about the node itself.
@@ -64,13 +64,15 @@ pub fn node_state<'a>(
     pods: impl IntoIterator<Item = &'a LocalPod>,
 ) -> NodeState {
     let limits = node_limits(resources, node);
+    let tree = node_tree(resources, node);
+    let mut issues = tree_issues(resources, node);
     let mut endpoints: BTreeMap<EndpointId, Endpoint> = BTreeMap::new();
     let mut lived_in: BTreeSet<Block> = BTreeSet::new();
     for pod in pods {
-        endpoints.insert(pod.id.clone(), pod.endpoint(&limits));
+        endpoints.insert(pod.id.clone(), pod.endpoint(&limits, tree.as_ref()));
+        issues.extend(tree.as_ref().and_then(|tree| pod.unknown_class(tree)));
         lived_in.extend(pod.blocks.iter().cloned());
     }
-    let mut issues = Vec::new();
     let mut blocks = own_blocks(resources, node, &endpoints, &mut issues);
     keep_lived_in(resources, node, lived_in, &mut blocks, &mut issues);
     let sources: Vec<_> = resources
@@ -96,6 +98,7 @@ pub fn node_state<'a>(
             .collect(),
         endpoints,
         blocks,
+        tree,
     };
     let bgp = bgp_part(resources, node, &desired.blocks, &mut issues);
     NodeState { desired, bgp, issues }
@@ -108,13 +111,14 @@ fn node_limits(resources: &Resources, node: &Node) -> NodeLimits {
 }
 
 impl LocalPod {
-    fn endpoint(&self, limits: &NodeLimits) -> Endpoint {
+    fn endpoint(&self, limits: &NodeLimits, tree: Option<&NodeTree>) -> Endpoint {
         Endpoint {
             id: self.id.clone(),
             host_link: self.host_link.clone(),
             addresses: self.addresses.clone(),
             mtu: self.mtu,
             limits: limits.grant(&self.asked),
+            class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref())),
             host_ports: self.host_ports.clone(),
         }
     }
@@ -122,7 +126,24 @@ impl LocalPod {
     /// The pod as the data plane attaches it, with the limits of `resources` on `node`.
     #[must_use]
     pub fn endpoint_on(&self, resources: &Resources, node: &Node) -> Endpoint {
-        self.endpoint(&node_limits(resources, node))
+        self.endpoint(&node_limits(resources, node), node_tree(resources, node).as_ref())
+    }
+
+    /// A class that the pod asks for and the tree does not have.
+    fn unknown_class(&self, tree: &NodeTree) -> Option<Issue> {
+        let asked = self.asked.class.as_deref()?;
+        if tree.classes.values().any(|class| class.name == asked) {
+            return None;
+        }
+        Some(Issue {
+            resource: ResourceId { kind: Kind::NodeBandwidth, name: tree.source.clone() },
+            field: "spec.tree.classes".to_owned(),
+            message: format!(
+                "container {} asks for class `{asked}`, which is not there; it is in `{}`",
+                self.id.container_id, tree.default_class
+            ),
+            remedy: "add the class, or correct the pod's annotation turnpike.io/bandwidth-class".to_owned(),
+        })
     }
 }
 

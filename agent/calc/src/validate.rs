@@ -9,6 +9,8 @@ use turnpike_model::lb::LoadBalancerSourceSpec;
 use turnpike_model::pool::IpPoolSpec;
 use turnpike_model::resource::{Kind, ResourceId, Resources};
 
+use crate::bandwidth::mistakes;
+
 /// One thing that is wrong, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issue {
@@ -207,6 +209,9 @@ impl Findings {
                 let message = format!("the default {default} is more than the limit {limit}");
                 self.add(Kind::NodeBandwidth, name, field, message, "lower the default, or raise the limit");
             }
+        }
+        for (field, message, remedy) in spec.tree.iter().flat_map(mistakes) {
+            self.add(Kind::NodeBandwidth, name, &field, message, remedy);
         }
     }
 

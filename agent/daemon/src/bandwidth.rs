@@ -45,6 +45,9 @@ impl Monitor {
             let link = |bytes| Reading { bytes, counter: 0 };
             readings.insert(Series::UplinkOut(uplink.name.clone()), link(uplink.sent));
             readings.insert(Series::UplinkIn(uplink.name.clone()), link(uplink.received));
+            for (number, class) in &uplink.classes {
+                readings.insert(Series::Class(uplink.name.clone(), *number), reading(&class.usage));
+            }
         }
         let mut seen = self.seen();
         seen.meter.record(now, readings);

@@ -183,6 +183,7 @@ impl Config {
             nft_table: self.network.nft_table.clone(),
             mtu: self.network.mtu,
             pod_ecn: self.network.pod_ecn,
+            state: Some(self.paths.state.clone()),
         }
     }
 }

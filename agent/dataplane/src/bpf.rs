@@ -20,12 +20,14 @@ use crate::{Problem, Severity, Uplink, endpoint};
 const SUBJECT: &str = "ebpf";
 
 /// What the manager looks at: desired state and the links that exist.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct View<'a> {
     pub(crate) desired: &'a DesiredState,
     pub(crate) links: &'a BTreeMap<String, Link>,
     /// Uplinks to hook; only looked at while a source bypasses.
     pub(crate) uplinks: &'a [Uplink],
+    /// Links with a node tree: index and name.
+    pub(crate) trees: BTreeMap<u32, &'a str>,
 }
 
 /// The eBPF programs, or why there are none.
@@ -145,6 +147,16 @@ impl Bpf {
         self.programs.as_ref().ok().and_then(|programs| programs.maps().counters().ok())
     }
 
+    /// Whether pods' packets can be told from the host's on an uplink, or why not.
+    pub(crate) fn can_classify(&mut self) -> Result<(), String> {
+        if self.programs.is_err() {
+            self.load();
+        }
+        let programs = self.programs.as_ref().map_err(Clone::clone)?;
+        let missing = |hook: Hook| programs.unavailable().get(hook.program()).cloned();
+        missing(Hook::Classify).or_else(|| missing(Hook::FromPod)).map_or(Ok(()), Err)
+    }
+
     /// The marker's counters on a link: packets marked, and packets due that cannot carry a mark.
     pub(crate) fn marks(&self, link: u32) -> Option<(u64, u64)> {
         let state = self.programs.as_ref().ok()?.maps().mark_stats(link).ok()??;
@@ -225,6 +237,7 @@ impl Session<'_> {
         let bypasses = view.desired.lb_sources.values().any(|source| source.bypass);
         let uplinks = if bypasses { view.uplinks } else { &[] };
         hooks.extend(uplinks.iter().map(|uplink| ((Hook::Uplink, uplink.ifindex), uplink.name.as_str())));
+        hooks.extend(view.trees.iter().map(|(index, name)| ((Hook::Classify, *index), *name)));
         let (sources, ports) = entries::lb_sources(view.desired);
         let maps = self.programs.maps();
         let results = [

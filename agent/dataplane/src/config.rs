@@ -20,6 +20,9 @@ pub struct DataplaneConfig {
     /// Pods ask for ECN on their TCP connections (`net.ipv4.tcp_ecn=1` in the pod), so that a limit marks instead of
     /// dropping.
     pub pod_ecn: bool,
+    /// Folder that outlives the process, for what cannot be derived again: root qdiscs that a node tree took the
+    /// place of. `None` builds no tree where one would have to be remembered.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for DataplaneConfig {
@@ -32,6 +35,7 @@ impl Default for DataplaneConfig {
             nft_table: "turnpike".to_owned(),
             mtu: None,
             pod_ecn: true,
+            state: None,
         }
     }
 }

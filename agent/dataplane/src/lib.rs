@@ -29,7 +29,7 @@ mod watch;
 
 pub use config::DataplaneConfig;
 pub use error::DataplaneError;
-pub use plane::{Dataplane, PodUsage, QueueUsage, UplinkUsage, UsageSample};
+pub use plane::{ClassUsage, Dataplane, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
 pub use report::{
     AttachReport, Finding, LimitsInForce, MtuDecision, MtuRule, NodeFacts, Problem, Severity, Uplink,
 };

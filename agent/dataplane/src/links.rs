@@ -27,6 +27,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_GSO_MAX_SIZE: u16 = 41;
@@ -52,6 +53,8 @@ pub(crate) struct Link {
     /// Set where the other end lives in another network namespace.
     pub(crate) peer_netns: Option<u32>,
     pub(crate) gso_max_size: Option<u32>,
+    /// Index of the bridge, bond… that it is a port of.
+    pub(crate) master: Option<u32>,
 }
 
 impl Link {
@@ -71,6 +74,7 @@ impl Link {
             peer: attr::find_u32(attributes, IFLA_LINK),
             peer_netns: attr::find_u32(attributes, IFLA_LINK_NETNSID),
             gso_max_size: attr::find_u32(attributes, IFLA_GSO_MAX_SIZE),
+            master: attr::find_u32(attributes, IFLA_MASTER),
         })
     }
 

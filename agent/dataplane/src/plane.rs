@@ -3,9 +3,10 @@
 mod apply;
 mod attach;
 mod check;
+mod tree;
 mod usage;
 
-pub use usage::{PodUsage, QueueUsage, UplinkUsage, UsageSample};
+pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
 
 use std::os::fd::BorrowedFd;
 
@@ -15,6 +16,7 @@ use crate::bpf::Bpf;
 use crate::netlink::Netlink;
 use crate::nft::Nftables;
 use crate::routes::HostRoutes;
+use crate::tc::uplink::Memory;
 use crate::{
     AttachReport, DataplaneConfig, DataplaneError, Finding, LimitsInForce, NodeFacts, Problem, Uplink, facts,
     host,
@@ -36,6 +38,8 @@ pub struct Dataplane {
     early: Vec<Endpoint>,
     /// As [`Self::facts`] found them last.
     uplinks: Vec<Uplink>,
+    trees: tree::Trees,
+    memory: Memory,
 }
 
 impl Dataplane {
@@ -64,6 +68,8 @@ impl Dataplane {
             desired: None,
             early: Vec::new(),
             uplinks: Vec::new(),
+            trees: tree::Trees::new(),
+            memory: Memory(config.state.clone()),
             config,
         })
     }

@@ -15,3 +15,6 @@ mod sandbox;
 #[cfg(test)]
 #[path = "kernel/transitions.rs"]
 mod transitions;
+#[cfg(test)]
+#[path = "kernel/tree.rs"]
+mod tree;

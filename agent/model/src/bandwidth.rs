@@ -1,5 +1,7 @@
 //! Bandwidth of pods on a node.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,60 @@ pub struct NodeBandwidthSpec {
     /// No pod gets more, whatever it asks for.
     #[serde(default)]
     pub limits: DirectionRates,
+    /// How what leaves through the uplinks is shared between the host and classes of pods; not at all, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeSpec>,
+}
+
+/// Shares of each uplink, for what leaves through it. What comes in cannot be queued here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TreeSpec {
+    /// Interfaces; those with a default route, unless given. All figures are for each of them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uplinks: BTreeSet<String>,
+    /// The uplink's speed; what its driver says, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Rate>,
+    /// The node's own traffic: kubelet, SSH, BGP.
+    pub host: HostShare,
+    /// All pods together.
+    #[serde(default)]
+    pub pods: PodsShare,
+    /// Classes of pods by name; all pods are in one class, unless given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<String, ClassShare>,
+    /// Class of pods that ask for none, or for one that is not here. Needed where there is more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_class: Option<String>,
+}
+
+/// The host's share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HostShare {
+    /// What it gets whatever the pods do; it borrows what they leave.
+    pub guarantee: Rate,
+}
+
+/// The share of all pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodsShare {
+    /// They never get more; the uplink's speed, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<Rate>,
+}
+
+/// A class's share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClassShare {
+    /// What its pods get together whatever others do.
+    pub guarantee: Rate,
+    /// What they get at most when others leave it; the pods' ceiling, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<Rate>,
 }
 
 /// A rate for each direction, seen from the pod.

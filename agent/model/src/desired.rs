@@ -48,6 +48,39 @@ pub struct Endpoint {
     /// Ports of the node that lead to the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ports: Vec<HostPort>,
+    /// Its class in the node tree: a key of [`NodeTree::classes`].
+    #[serde(default)]
+    pub class: Option<u16>,
+}
+
+/// How what leaves through the uplinks is shared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTree {
+    /// Name of the `NodeBandwidth` that it comes from.
+    pub source: String,
+    /// Interfaces; empty is those with a default route. The figures are for each of them.
+    pub uplinks: BTreeSet<String>,
+    /// Speed; `None` is what the driver says.
+    pub speed: Option<BitsPerSecond>,
+    /// The host's guarantee.
+    pub host: BitsPerSecond,
+    /// Ceiling of all pods together; `None` is the speed.
+    pub pods_ceiling: Option<BitsPerSecond>,
+    /// Name of the class of pods that ask for none of these.
+    pub default_class: String,
+    /// Classes of pods by number, at least one.
+    pub classes: BTreeMap<u16, TreeClass>,
+}
+
+/// A class of pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeClass {
+    /// As the resource calls it.
+    pub name: String,
+    /// What its pods get together whatever others do.
+    pub guarantee: BitsPerSecond,
+    /// What they get at most; `None` is the pods' ceiling.
+    pub ceiling: Option<BitsPerSecond>,
 }
 
 /// A port of the node that leads to a port of a pod.
@@ -157,6 +190,9 @@ pub struct DesiredState {
     pub masquerade: Vec<Masquerade>,
     /// Load-balancer sources by resource name.
     pub lb_sources: BTreeMap<String, LbSource>,
+    /// Shares of the uplinks.
+    #[serde(default)]
+    pub tree: Option<NodeTree>,
     /// Interfaces through which directors reach the node; empty is every interface with a default or on-link route.
     pub uplinks: BTreeSet<String>,
 }

@@ -88,8 +88,8 @@ pub struct Veth {
     pub link_local: [u8; 16],
     /// MAC address of the pod's interface.
     pub pod_mac: [u8; 6],
-    /// Zero.
-    pub zero: [u8; 2],
+    /// Minor number of the pod's class in the node tree; 0 is none.
+    pub class: u16,
 }
 
 impl Veth {
@@ -168,7 +168,7 @@ mod tests {
                 offset_of!(Veth, ip6),
                 offset_of!(Veth, link_local),
                 offset_of!(Veth, pod_mac),
-                offset_of!(Veth, zero)
+                offset_of!(Veth, class)
             ],
             [0, 4, 8, 24, 40, 46]
         );

@@ -8,6 +8,8 @@ pub const PROG_UPLINK: &str = "uplink";
 pub const PROG_FROM_POD: &str = "from_pod";
 /// tc egress on a limited link: virtual clock and CE marks.
 pub const PROG_MARK: &str = "mark";
+/// tc egress on an uplink with a node tree: the pod's class as the packet's priority.
+pub const PROG_CLASSIFY: &str = "classify";
 /// sock_ops: reads the client's address from TCP options.
 pub const PROG_TOA_SOCKOPS: &str = "toa_sockops";
 /// getpeername on IPv4 sockets (also `accept`).
@@ -16,8 +18,8 @@ pub const PROG_TOA_PEER4: &str = "toa_getpeername4";
 pub const PROG_TOA_PEER6: &str = "toa_getpeername6";
 
 /// Every program.
-pub const PROGRAMS: [&str; 6] =
-    [PROG_UPLINK, PROG_FROM_POD, PROG_MARK, PROG_TOA_SOCKOPS, PROG_TOA_PEER4, PROG_TOA_PEER6];
+pub const PROGRAMS: [&str; 7] =
+    [PROG_UPLINK, PROG_FROM_POD, PROG_MARK, PROG_CLASSIFY, PROG_TOA_SOCKOPS, PROG_TOA_PEER4, PROG_TOA_PEER6];
 
 /// LPM trie: [`crate::LpmKey`] → [`crate::LbSource`].
 pub const MAP_LB_SOURCES: &str = "TPK_LB_SOURCES";

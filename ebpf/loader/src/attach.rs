@@ -33,11 +33,13 @@ pub enum Hook {
     FromPod,
     /// Egress of a limited link (host veth or ifb): CE marks.
     Mark,
+    /// Egress of an uplink with a node tree: the pods' classes.
+    Classify,
 }
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Self; 3] = [Self::Uplink, Self::FromPod, Self::Mark];
+    pub const ALL: [Self; 4] = [Self::Uplink, Self::FromPod, Self::Mark, Self::Classify];
 
     /// The program of this hook.
     #[must_use]
@@ -46,20 +48,21 @@ impl Hook {
             Self::Uplink => names::PROG_UPLINK,
             Self::FromPod => names::PROG_FROM_POD,
             Self::Mark => names::PROG_MARK,
+            Self::Classify => names::PROG_CLASSIFY,
         }
     }
 
     const fn direction(self) -> TcAttachType {
         match self {
             Self::Uplink | Self::FromPod => TcAttachType::Ingress,
-            Self::Mark => TcAttachType::Egress,
+            Self::Mark | Self::Classify => TcAttachType::Egress,
         }
     }
 
     fn order(self) -> LinkOrder {
         match self {
             Self::FromPod => LinkOrder::first(),
-            Self::Uplink | Self::Mark => LinkOrder::last(),
+            Self::Uplink | Self::Mark | Self::Classify => LinkOrder::last(),
         }
     }
 }

@@ -9,6 +9,7 @@
 #![no_main]
 
 mod bypass;
+mod class;
 mod count;
 mod mark;
 mod packet;
@@ -50,6 +51,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
         spoof::Checked::Local => return PASS,
         spoof::Checked::Ip(veth) => veth,
     };
+    class::note(&ctx, veth);
     match bypass::from_pod(&ctx, veth) {
         bypass::Outcome::NotOurs => PASS,
         bypass::Outcome::Stack(counter) => {
@@ -72,6 +74,13 @@ pub fn mark(ctx: TcContext) -> i32 {
         | mark::Outcome::NotCapable
         | mark::Outcome::Marked => PASS,
     }
+}
+
+/// tc egress on an uplink with a node tree: the class that `from_pod` noted becomes HTB's. Never drops.
+#[classifier]
+pub fn classify(ctx: TcContext) -> i32 {
+    class::choose(&ctx);
+    PASS
 }
 
 /// Finds the client's address when a connection from a load balancer is accepted.

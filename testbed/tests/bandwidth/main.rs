@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod show;
+mod tree;
 
 use std::time::Duration;
 
@@ -22,12 +23,22 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Scene {
     pub(crate) lab: Lab,
     pub(crate) node: Node,
+    pub(crate) outside: Node,
     pub(crate) turnpike: TurnpikeNode,
     server: Process,
 }
 
 impl Scene {
     pub(crate) fn set(name: &str, config: TurnpikeConfig) -> Result<Self> {
+        Self::set_up(name, config, |_| Ok(()))
+    }
+
+    /// With something done to the node before the agent starts.
+    pub(crate) fn set_up(
+        name: &str,
+        config: TurnpikeConfig,
+        prepare: impl FnOnce(&Node) -> Result<()>,
+    ) -> Result<Self> {
         let lab = Lab::new(name)?;
         let (node, outside) = (lab.node("n1")?, lab.node("outside")?);
         lab.link(&node, "eth0", &outside, "eth0")?;
@@ -35,6 +46,11 @@ impl Scene {
         outside.addr("eth0", "10.1.1.1/24")?;
         node.route("default via 10.1.1.1")?;
         outside.route("10.244.1.0/26 via 10.1.1.11")?;
+        node.addr("eth0", "fd00:1:1::11/64")?;
+        outside.addr("eth0", "fd00:1:1::1/64")?;
+        node.route("default via fd00:1:1::1")?;
+        outside.route("fd00:244::100/122 via fd00:1:1::11")?;
+        prepare(&node)?;
         let config = config.with_blocks(
             "n1",
             ("10.244.0.0/16", "10.244.1.0/26"),
@@ -42,7 +58,7 @@ impl Scene {
         );
         let turnpike = TurnpikeNode::start(&node, &config)?;
         let server = serve(&outside, "5201")?;
-        Ok(Self { lab, node, turnpike, server })
+        Ok(Self { lab, node, outside, turnpike, server })
     }
 
     /// Ends everything and looks for leftovers.

@@ -112,6 +112,7 @@ mod tests {
             to_workload: rate.map(BitsPerSecond),
             from_workload: None,
             from_runtime: FromRuntime { to_workload: runtime, from_workload: false },
+            class: None,
         }
     }
 

@@ -10,6 +10,7 @@ pub(super) fn report() -> BwReport {
         pod: PodInfo { namespace: Some("shop".into()), name: Some(name.into()), uid: None },
         addresses: vec![format!("10.244.1.{last}").parse().unwrap()],
         host_link: format!("tpk{last}"),
+        class: None,
         to_workload,
         from_workload: BwDirection { decided_by: "nobody".into(), ..BwDirection::default() },
     };
@@ -38,6 +39,7 @@ pub(super) fn report() -> BwReport {
             sent: rates(1_000_000, 999),
             received: Rates::default(),
             free: Some(999_000_000),
+            classes: Vec::new(),
         }],
         pods: vec![pod("db", 3, BwDirection::default()), pod("web", 2, limited)],
     }

@@ -1,6 +1,6 @@
 //! Reports for people.
 
-use turnpike_agent_api::{BwDirection, BwPod, BwReport, BwUplink, Rates};
+use turnpike_agent_api::{BwClass, BwDirection, BwPod, BwReport, BwUplink, Rates};
 
 use crate::table::{duration, rate, table};
 
@@ -25,6 +25,9 @@ pub(super) fn name(pod: &BwPod) -> String {
 pub(super) fn show(pod: &BwPod) -> String {
     let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
     let mut text = format!("pod {}  {}  {}\n", name(pod), addresses.join(" "), pod.host_link);
+    if let Some(class) = &pod.class {
+        text.push_str(&format!("class {class} of the node tree\n"));
+    }
     for (heading, direction) in
         [("to the pod (ingress)", &pod.to_workload), ("from the pod (egress)", &pod.from_workload)]
     {
@@ -84,7 +87,10 @@ pub(super) fn head(report: &BwReport) -> Vec<String> {
     let history = duration(report.history_s);
     let mut lines =
         vec![format!("node {}: {} pods, counters {age}, history {history}", report.node, report.pods.len())];
-    lines.extend(report.uplinks.iter().map(uplink));
+    for each in &report.uplinks {
+        lines.push(uplink(each));
+        lines.extend(each.classes.iter().map(class));
+    }
     lines
 }
 
@@ -98,6 +104,20 @@ fn uplink(uplink: &BwUplink) -> String {
         short(uplink.received.last_1s),
         short(uplink.received.last_10s),
         short(uplink.free)
+    )
+}
+
+fn class(class: &BwClass) -> String {
+    let members = if class.name == "host" { String::new() } else { format!("  {} pods", class.pods) };
+    format!(
+        "  {:<12}guarantee {:<6} ceiling {:<6} out {} / {}  queue {}  drops {}{members}",
+        class.name,
+        rate(Some(class.guarantee)),
+        rate(Some(class.ceiling)),
+        short(class.sent.last_1s),
+        short(class.sent.last_10s),
+        milliseconds(class.queue_us),
+        class.drops
     )
 }
 
@@ -136,7 +156,10 @@ fn share(direction: &BwDirection) -> String {
 }
 
 fn queue(direction: &BwDirection) -> String {
-    let us = direction.queue_us;
+    milliseconds(direction.queue_us)
+}
+
+fn milliseconds(us: u64) -> String {
     format!("{}.{:02}ms", us / 1000, us % 1000 / 10)
 }
 

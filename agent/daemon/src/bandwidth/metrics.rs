@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use turnpike_agent_api::{BwDirection, BwPod, BwReport, BwUplink};
+use turnpike_agent_api::{BwClass, BwDirection, BwPod, BwReport, BwUplink};
 
 use super::report;
 use crate::agent::Agent;
@@ -69,8 +69,43 @@ impl Collector for Metrics {
                 }
             }
         }
-        Ok(())
+        classes(&report, &mut encoder)
     }
+}
+
+type ClassColumn = fn(&BwClass) -> Option<u64>;
+
+const CLASS_GAUGES: [(&str, &str, ClassColumn); 4] = [
+    ("turnpike_class_guarantee_bits_per_second", "Guarantees of the node tree", |c| Some(c.guarantee)),
+    ("turnpike_class_ceiling_bits_per_second", "Ceilings of the node tree", |c| Some(c.ceiling)),
+    ("turnpike_class_sent_bits_per_second", "Sent in a class of the node tree in the last second", |c| {
+        c.sent.last_1s
+    }),
+    ("turnpike_class_queue_microseconds", "Time that a class's queue takes at its guarantee", |c| {
+        Some(c.queue_us)
+    }),
+];
+
+fn classes(report: &BwReport, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let all =
+        || report.uplinks.iter().flat_map(|uplink| uplink.classes.iter().map(move |class| (uplink, class)));
+    let labels =
+        |uplink: &BwUplink, class: &BwClass| [("link", uplink.name.clone()), ("class", class.name.clone())];
+    for (name, help, column) in CLASS_GAUGES {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (uplink, class) in all() {
+            if let Some(value) = column(class) {
+                gauge(value).encode(metric.encode_family(&labels(uplink, class))?)?;
+            }
+        }
+    }
+    let help = "Packets dropped by the queue of a class of the node tree";
+    let mut metric =
+        encoder.encode_descriptor("turnpike_class_dropped_packets", help, None, MetricType::Counter)?;
+    for (uplink, class) in all() {
+        ConstCounter::new(class.drops).encode(metric.encode_family(&labels(uplink, class))?)?;
+    }
+    Ok(())
 }
 
 fn pods(report: &BwReport, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

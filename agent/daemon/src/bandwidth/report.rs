@@ -1,8 +1,9 @@
 //! The report behind `turnpike bw show` and `turnpike bw top`.
 
-use turnpike_agent_api::{BwDirection, BwPod, BwReport, BwSource, BwUplink, Rates};
-use turnpike_calc::{Decision, Meter, Series, explain};
-use turnpike_dataplane::{PodUsage, QueueUsage};
+use turnpike_agent_api::{BwClass, BwDirection, BwPod, BwReport, BwSource, BwUplink, Rates};
+use turnpike_calc::{Decision, Meter, Series, class_of, explain, node_tree};
+use turnpike_dataplane::{HOST_CLASS, PodUsage, QueueUsage, UplinkUsage};
+use turnpike_model::desired::NodeTree;
 
 use crate::agent::Agent;
 use crate::books::PodEntry;
@@ -17,6 +18,7 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
         .map(|entry| (entry.clone(), explain(books.resources(), books.node(), &entry.record.asked)))
         .collect();
     let node = books.node().name.clone();
+    let tree = node_tree(books.resources(), books.node());
     drop(books);
     let seen = agent.bandwidth.seen();
     let (meter, latest) = (&seen.meter, &seen.latest);
@@ -24,29 +26,75 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
         .into_iter()
         .map(|(entry, decided)| {
             let usage = latest.pods.get(&entry.record.host_link).copied().unwrap_or_default();
-            pod(&entry, decided, usage, meter)
+            let class = class_name(tree.as_ref(), &entry);
+            BwPod { class, ..pod(&entry, decided, usage, meter) }
         })
         .collect();
     pods.sort_by(|a, b| name(a).cmp(&name(b)));
-    let uplinks = latest.uplinks.iter().map(|uplink| {
-        let sent = rates(meter, &Series::UplinkOut(uplink.name.clone()));
-        let speed = uplink.speed.map(|speed| speed.0);
-        BwUplink {
-            name: uplink.name.clone(),
-            speed,
-            sent,
-            received: rates(meter, &Series::UplinkIn(uplink.name.clone())),
-            free: speed.zip(sent.last_1s).map(|(speed, sent)| speed.saturating_sub(sent)),
-        }
-    });
+    let uplinks: Vec<BwUplink> = latest
+        .uplinks
+        .iter()
+        .map(|uplink| {
+            let sent = rates(meter, &Series::UplinkOut(uplink.name.clone()));
+            let configured = tree.as_ref().and_then(|tree| tree.speed).filter(|_| !uplink.classes.is_empty());
+            let speed = configured.or(uplink.speed).map(|speed| speed.0);
+            BwUplink {
+                name: uplink.name.clone(),
+                speed,
+                sent,
+                received: rates(meter, &Series::UplinkIn(uplink.name.clone())),
+                free: speed.zip(sent.last_1s).map(|(speed, sent)| speed.saturating_sub(sent)),
+                classes: classes(uplink, tree.as_ref(), &pods, meter),
+            }
+        })
+        .collect();
     let age = meter.read_at().map(|then| clock::now().saturating_sub(then));
     BwReport {
         node,
         age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         history_s: u64::try_from(meter.depth()).unwrap_or(u64::MAX),
-        uplinks: uplinks.collect(),
+        uplinks,
         pods,
     }
+}
+
+fn class_name(tree: Option<&NodeTree>, entry: &PodEntry) -> Option<String> {
+    let tree = tree?;
+    let number = class_of(tree, entry.record.asked.class.as_deref())?;
+    tree.classes.get(&number).map(|class| class.name.clone())
+}
+
+/// The host's share first, then the classes in order of their names.
+fn classes(uplink: &UplinkUsage, tree: Option<&NodeTree>, pods: &[BwPod], meter: &Meter) -> Vec<BwClass> {
+    let mut classes: Vec<BwClass> = uplink
+        .classes
+        .iter()
+        .map(|(number, class)| {
+            let known = tree.and_then(|tree| tree.classes.get(number));
+            let name = match known {
+                Some(known) => known.name.clone(),
+                None if *number == HOST_CLASS => "host".to_owned(),
+                None => format!("{number:x}"),
+            };
+            let pods = pods.iter().filter(|pod| known.is_some() && pod.class.as_ref() == Some(&name)).count();
+            BwClass {
+                pods: u64::try_from(pods).unwrap_or(u64::MAX),
+                guarantee: class.guarantee,
+                ceiling: class.ceiling,
+                sent: rates(meter, &Series::Class(uplink.name.clone(), *number)),
+                drops: class.usage.drops,
+                queue_us: over(class.usage.backlog, 8_000_000, class.guarantee),
+                name,
+            }
+        })
+        .collect();
+    classes.sort_by(|a, b| (a.name != "host", &a.name).cmp(&(b.name != "host", &b.name)));
+    classes
+}
+
+fn over(amount: u64, unit: u64, rate: u64) -> u64 {
+    let scaled = u128::from(amount) * u128::from(unit) / u128::from(rate.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 fn name(pod: &BwPod) -> (Option<&str>, Option<&str>, &str) {
@@ -63,15 +111,12 @@ fn pod(entry: &PodEntry, [to, from]: [Decision; 2], usage: PodUsage, meter: &Met
         to_workload: direction(to, usage.to_workload, rates(meter, &Series::ToPod(link.clone()))),
         from_workload: direction(from, usage.from_workload, rates(meter, &Series::FromPod(link.clone()))),
         host_link: link,
+        class: None,
     }
 }
 
 fn direction(decision: Decision, usage: QueueUsage, rates: Rates) -> BwDirection {
     let limit = decision.limit.map(|limit| limit.0);
-    let over = |amount: u64, unit: u64, rate: u64| {
-        let scaled = u128::from(amount) * u128::from(unit) / u128::from(rate.max(1));
-        u64::try_from(scaled).unwrap_or(u64::MAX)
-    };
     let sources = decision.candidates.into_iter();
     BwDirection {
         limit,

@@ -28,7 +28,7 @@ pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry>
 /// What may leave a pod.
 pub(crate) fn veth(endpoint: &Endpoint) -> Veth {
     let mac = endpoint::pod_mac(&endpoint.host_link);
-    let mut veth = Veth { pod_mac: mac, ..Veth::default() };
+    let mut veth = Veth { pod_mac: mac, class: endpoint.class.unwrap_or(0), ..Veth::default() };
     if endpoint.limits.from_workload.is_some() {
         veth.flags = Veth::LIMITED;
     }

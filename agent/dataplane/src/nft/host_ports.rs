@@ -232,6 +232,7 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             mtu: 1500,
             limits: Limits::default(),
+            class: None,
             host_ports: ports
                 .iter()
                 .map(|(ip, port)| HostPort {

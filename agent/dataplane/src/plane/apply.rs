@@ -13,10 +13,10 @@ use crate::{Dataplane, DataplaneError, Problem, Severity, Uplink, host, sysctl};
 
 /// Problems as they are found.
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn failed(&mut self, subject: &str, message: String) {
+    pub(super) fn failed(&mut self, subject: &str, message: String) {
         self.0.push(Problem { severity: Severity::Failed, subject: subject.to_owned(), message });
     }
 
@@ -25,7 +25,7 @@ impl Problems {
     }
 
     /// Keeps the value, or the error as a problem.
-    fn take<T>(&mut self, subject: &str, result: Result<T, DataplaneError>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, subject: &str, result: Result<T, DataplaneError>) -> Option<T> {
         result.map_err(|error| self.failed(subject, error.to_string())).ok()
     }
 }
@@ -55,8 +55,11 @@ impl Dataplane {
         }
         problems.take("nftables", self.nft.apply(desired));
         let uplinks = self.uplinks(desired, &links, &mut problems);
-        let view = View { desired, links: &links, uplinks: &uplinks };
+        self.build_trees(desired, &links, &mut problems);
+        let trees = self.trees.iter().map(|(name, tree)| (tree.index, name.as_str())).collect();
+        let view = View { desired, links: &links, uplinks: &uplinks, trees };
         problems.0.extend(self.bpf.apply(&view));
+        self.prune_trees(&links, &mut problems);
         problems.0.sort();
         problems.0.dedup();
         problems.0
@@ -143,7 +146,10 @@ impl Dataplane {
         self.desired = None;
         self.early.clear();
         let read = links::all(&mut self.netlink).map_err(|refusal| refusal.doing("list links"));
-        for link in problems.take("links", read).unwrap_or_default().values().filter(|link| is_ours(link)) {
+        let links = problems.take("links", read).unwrap_or_default();
+        self.trees.clear();
+        self.remove_trees(&links, &mut problems);
+        for link in links.values().filter(|link| is_ours(link)) {
             let removed = self.remove_link(&link.name, link.kind.as_deref().unwrap_or_default());
             problems.take(&link.name, removed);
         }

@@ -8,7 +8,7 @@ use nix::net::if_::if_nametoindex;
 use turnpike_model::desired::{BitsPerSecond, Endpoint};
 
 use crate::netlink::{Netlink, Request, attr};
-use crate::tc::{Qdiscs, QueueStats};
+use crate::tc::{self, Qdiscs, QueueStats, Target, uplink};
 use crate::{Dataplane, DataplaneError, endpoint};
 
 const RTM_GETSTATS: u16 = 94;
@@ -57,7 +57,23 @@ pub struct UplinkUsage {
     pub sent: u64,
     /// Bytes that came in.
     pub received: u64,
+    /// Leaves of the node tree, by number.
+    pub classes: BTreeMap<u16, ClassUsage>,
 }
+
+/// A leaf of the node tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClassUsage {
+    /// Guarantee in bits per second.
+    pub guarantee: u64,
+    /// Ceiling in bits per second.
+    pub ceiling: u64,
+    /// Its counters.
+    pub usage: QueueUsage,
+}
+
+/// Number of the host's leaf.
+pub const HOST_CLASS: u16 = tc::HOST;
 
 /// All of a node at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,16 +106,34 @@ impl Dataplane {
                 sample.pods.insert(endpoint.host_link.clone(), usage);
             }
         }
-        for uplink in self.uplinks.iter().filter(|uplink| uplink.has_default_route) {
-            let bytes = links.get(&uplink.ifindex).copied().unwrap_or_default();
+        let found = self.uplinks.iter().filter(|uplink| uplink.has_default_route);
+        let mut uplinks: BTreeMap<String, u32> =
+            found.map(|uplink| (uplink.name.clone(), uplink.ifindex)).collect();
+        uplinks.extend(self.trees.iter().map(|(name, tree)| (name.clone(), tree.index)));
+        for (name, index) in uplinks {
+            let bytes = links.get(&index).copied().unwrap_or_default();
             sample.uplinks.push(UplinkUsage {
-                name: uplink.name.clone(),
-                speed: link_speed(&uplink.name),
+                speed: link_speed(&name),
                 sent: bytes.sent,
                 received: bytes.received,
+                classes: self.class_usage(&name)?,
+                name,
             });
         }
         Ok(sample)
+    }
+
+    fn class_usage(&mut self, name: &str) -> Result<BTreeMap<u16, ClassUsage>, DataplaneError> {
+        let Some(tree) = self.trees.get(name) else { return Ok(BTreeMap::new()) };
+        let target = Target { name, index: tree.index, mtu: tree.mtu };
+        let present = uplink::read_classes(&mut self.netlink, target)?;
+        let leaves = tree.classes.iter().filter(|(_, shape)| shape.leaf.is_some());
+        let usage = leaves.filter_map(|(minor, shape)| {
+            let QueueStats { bytes, drops, backlog } = present.get(minor)?.stats;
+            let usage = QueueUsage { bytes, queued: true, drops, backlog, ..QueueUsage::default() };
+            Some((*minor, ClassUsage { guarantee: shape.rate * 8, ceiling: shape.ceiling * 8, usage }))
+        });
+        Ok(usage.collect())
     }
 
     fn pod_usage(
@@ -157,7 +191,7 @@ fn parse_link_bytes(body: &[u8]) -> Option<(u32, LinkBytes)> {
 }
 
 /// What the driver says, in sysfs; nothing for a link that is down or knows no speed.
-fn link_speed(name: &str) -> Option<BitsPerSecond> {
+pub(super) fn link_speed(name: &str) -> Option<BitsPerSecond> {
     let text = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok()?;
     let mbits: u64 = text.trim().parse().ok()?;
     // Drivers write -1, or the same without a sign, for "unknown".

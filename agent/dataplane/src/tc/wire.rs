@@ -6,21 +6,21 @@ use crate::netlink::{CREATE, EXCL, REPLACE, Request};
 
 use super::shape::Shape;
 
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
+pub(super) const RTM_NEWQDISC: u16 = 36;
+pub(super) const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
+pub(super) const TCA_KIND: u16 = 1;
+pub(super) const TCA_OPTIONS: u16 = 2;
 const TCA_STATS2: u16 = 7;
 const STATS_BASIC: u16 = 1;
 const STATS_QUEUE: u16 = 3;
-const HEADER: usize = 20;
+pub(super) const HEADER: usize = 20;
 
-const ROOT: u32 = 0xffff_ffff;
+pub(super) const ROOT: u32 = 0xffff_ffff;
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const CLSACT_INGRESS: u32 = 0xffff_fff2;
@@ -35,7 +35,7 @@ const ETH_P_ALL: u16 = 0x0003;
 const TBF_PARMS: u16 = 1;
 const TBF_RATE64: u16 = 4;
 /// `TC_LINKLAYER_ETHERNET`: no rate table needed.
-const LINKLAYER_ETHERNET: u8 = 1;
+pub(super) const LINKLAYER_ETHERNET: u8 = 1;
 
 const U32_SEL: u16 = 5;
 const U32_ACT: u16 = 7;
@@ -71,7 +71,7 @@ pub(crate) struct QueueStats {
 
 impl QueueStats {
     /// From the attributes of a dumped qdisc or class: `struct gnet_stats_basic` and `gnet_stats_queue`.
-    fn parse(attributes: &[u8]) -> Self {
+    pub(super) fn parse(attributes: &[u8]) -> Self {
         let stats = attr::find(attributes, TCA_STATS2).unwrap_or_default();
         let queue = attr::find(stats, STATS_QUEUE).unwrap_or_default();
         let word = |offset| attr::u32_at(queue, offset).map_or(0, u64::from);
@@ -89,6 +89,39 @@ impl Qdisc {
     /// True for our TBF at the root of its link.
     pub(crate) fn is_ours(&self) -> bool {
         self.parent == ROOT && self.handle == TBF && self.kind == "tbf"
+    }
+
+    /// True for our HTB at the root of an uplink.
+    pub(crate) fn is_our_htb(&self) -> bool {
+        self.parent == ROOT && self.handle == super::tree::HTB && self.kind == "htb"
+    }
+
+    /// True for the byte-limited queue of a leaf of our HTB.
+    pub(super) fn is_queue_of(&self, minor: u16) -> bool {
+        self.parent == super::htb::handle(minor)
+            && self.handle == super::htb::queue_handle(minor)
+            && self.kind == "bfifo"
+    }
+
+    /// Bytes that a fifo holds.
+    pub(super) fn fifo_limit(&self) -> Option<u32> {
+        attr::u32_at(&self.options, 0)
+    }
+
+    pub(super) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    pub(super) fn handle(&self) -> u32 {
+        self.handle
+    }
+
+    pub(super) fn parent(&self) -> u32 {
+        self.parent
+    }
+
+    pub(super) fn options(&self) -> &[u8] {
+        &self.options
     }
 
     /// True for clsact.
@@ -111,7 +144,7 @@ impl Qdisc {
     }
 }
 
-fn message(
+pub(super) fn message(
     kind: u16,
     flags: u16,
     [link, handle, parent, info]: [u32; 4],
@@ -156,6 +189,12 @@ pub(crate) fn change_tbf(link: u32, shape: &Shape) -> Request {
 /// Takes our TBF away; the link's default comes back.
 pub(crate) fn delete_tbf(link: u32) -> Request {
     message(RTM_DELQDISC, 0, [link, TBF, ROOT, 0], &Attributes::default())
+}
+
+/// Puts a root qdisc back as it was dumped.
+pub(super) fn restore_root(link: u32, handle: u32, kind: &str, options: &[u8]) -> Request {
+    let attributes = Attributes::default().put_text(TCA_KIND, kind).put(TCA_OPTIONS, options);
+    message(RTM_NEWQDISC, CREATE | REPLACE, [link, handle, ROOT, 0], &attributes)
 }
 
 /// `struct tc_tbf_qopt`: rate, peak rate, queue limit, both buckets in ticks.

@@ -166,6 +166,7 @@ pub(crate) fn endpoint(n: u8) -> Endpoint {
         ],
         mtu: 1500,
         limits: Limits::default(),
+        class: None,
         host_ports: Vec::new(),
     }
 }

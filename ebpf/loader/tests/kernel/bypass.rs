@@ -108,7 +108,7 @@ impl Node {
             ip6: pod6.octets(),
             link_local,
             pod_mac: *pod_mac,
-            zero: [0; 2],
+            class: 0,
         };
         maps.veths.insert(&ifindex("tpk0"), &veth).expect("insert");
         maps.uplinks.insert(&ifindex("up0"), &Uplink { mtu: 1500, index: 0 }).expect("insert");

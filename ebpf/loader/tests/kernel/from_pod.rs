@@ -39,7 +39,7 @@ fn veth(flags: u32) -> Veth {
         ip6: octets6(POD6),
         link_local: octets6(LINK_LOCAL),
         pod_mac: POD_MAC,
-        zero: [0; 2],
+        class: 0,
     }
 }
 

@@ -80,7 +80,7 @@ fn a_program_is_replaced_under_traffic_without_a_gap() {
         ip6: [0; 16],
         link_local: [0; 16],
         pod_mac: [0; 6],
-        zero: [0; 2],
+        class: 0,
     };
     programs.maps().veths.insert(&index, &entry).expect("insert");
     programs.attach(Hook::FromPod, "tpk0").expect("attach");
