@@ -33,11 +33,6 @@ pub(crate) fn for_lab() -> Result<Toolchain> {
     bpf::toolchain()
 }
 
-/// Further daemons to measure beside.
-pub(crate) fn peers() -> Result<()> {
-    packages::install(packages::BENCH)
-}
-
 /// Build, plus rustfmt and clippy.
 pub(crate) fn for_check() -> Result<()> {
     packages::install(packages::BUILD)?;

@@ -60,7 +60,6 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     prepare("a lab of network namespaces", Profile::Release)?;
     let mut bench = program("bench");
     if args.first().is_none_or(|name| name != "cni") {
-        setup::peers()?;
         bench.env("TURNPIKE_BENCH_TABLE", table::find()?);
     }
     run(bench.args(args))

@@ -38,7 +38,7 @@ struct Row {
 }
 
 use Cell::{NotYet, PeerCannot, Works};
-use Kind::{Bird, Frr, GoBgp};
+use Kind::{Bird, Frr, GoBgp, OpenBgpd};
 
 const TABLE: &[Row] = &[
     Row {
@@ -60,7 +60,10 @@ const TABLE: &[Row] = &[
         title: "IPv4 over IPv6 next hops (RFC 8950)",
         how: "IPv4 prefixes each way over an IPv6 session, with the session's addresses as next hops",
         quick: Frr,
-        cell: |_| Works(proofs::routes::next_hop_v6),
+        cell: |kind| match kind {
+            OpenBgpd => PeerCannot("does not offer the capability in 7.7"),
+            Bird | Frr | GoBgp => Works(proofs::routes::next_hop_v6),
+        },
     },
     Row {
         test: "add_path",
@@ -81,14 +84,20 @@ const TABLE: &[Row] = &[
         title: "Graceful restart (RFC 4724)",
         how: "SIGKILL of each side in turn: the other keeps its routes as stale until they are refreshed",
         quick: Bird,
-        cell: |_| Works(proofs::restart::graceful),
+        cell: |kind| match kind {
+            OpenBgpd => PeerCannot("what it announces as graceful restart stands for End-of-RIB alone"),
+            Bird | Frr | GoBgp => Works(proofs::restart::graceful),
+        },
     },
     Row {
         test: "long_lived",
         title: "Long-lived graceful restart (RFC 9494)",
         how: "the peer, which offers it, says that we do not",
         quick: Bird,
-        cell: |_| NotYet(proofs::absent::long_lived),
+        cell: |kind| match kind {
+            OpenBgpd => PeerCannot("does not offer the capability in 7.7"),
+            Bird | Frr | GoBgp => NotYet(proofs::absent::long_lived),
+        },
     },
     Row {
         test: "route_refresh",
@@ -97,6 +106,9 @@ const TABLE: &[Row] = &[
         quick: Frr,
         cell: |kind| match kind {
             GoBgp => PeerCannot("never asks for routes again: its soft reset works on what it has kept"),
+            OpenBgpd => PeerCannot(
+                "asks for routes again, but 7.7 answers no request: it says that the family is not negotiated, which it is",
+            ),
             Bird | Frr => Works(proofs::routes::refresh),
         },
     },
@@ -141,7 +153,7 @@ const TABLE: &[Row] = &[
         how: "both say Up; with our packets' way back cut, BFD ends the session long before its hold timer",
         quick: Frr,
         cell: |kind| match kind {
-            GoBgp => PeerCannot("has no BFD"),
+            GoBgp | OpenBgpd => PeerCannot("has no BFD"),
             Bird | Frr => Works(proofs::sessions::bfd),
         },
     },
@@ -152,6 +164,7 @@ const TABLE: &[Row] = &[
         quick: Frr,
         cell: |kind| match kind {
             GoBgp => PeerCannot("does not offer the capability in 3.10"),
+            OpenBgpd => PeerCannot("does not offer the capability in 7.7"),
             Bird | Frr => Works(proofs::routes::extended_messages),
         },
     },

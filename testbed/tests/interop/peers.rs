@@ -3,10 +3,13 @@
 mod bird;
 mod frr;
 mod gobgp;
+mod openbgpd;
 
 use std::fmt;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use turnpike_testbed::{Node, Process, poll_result};
 
 use crate::terms::{DEADLINE, Terms};
@@ -17,10 +20,11 @@ pub(crate) enum Kind {
     Bird,
     Frr,
     GoBgp,
+    OpenBgpd,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Bird, Self::Frr, Self::GoBgp];
+    pub(crate) const ALL: [Self; 4] = [Self::Bird, Self::Frr, Self::GoBgp, Self::OpenBgpd];
 
     /// Writes the configuration and starts the daemon.
     pub(crate) fn start(self, node: &Node, terms: &Terms) -> Result<Box<dyn Peer>> {
@@ -28,6 +32,7 @@ impl Kind {
             Self::Bird => Box::new(bird::Bird::start(node, terms)?),
             Self::Frr => Box::new(frr::Frr::start(node, terms)?),
             Self::GoBgp => Box::new(gobgp::GoBgp::start(node, terms)?),
+            Self::OpenBgpd => Box::new(openbgpd::OpenBgpd::start(node, terms)?),
         })
     }
 
@@ -37,6 +42,7 @@ impl Kind {
             Self::Bird => "bird2",
             Self::Frr => "frr",
             Self::GoBgp => "gobgpd",
+            Self::OpenBgpd => "openbgpd",
         }
     }
 }
@@ -47,6 +53,7 @@ impl fmt::Display for Kind {
             Self::Bird => "BIRD",
             Self::Frr => "FRR",
             Self::GoBgp => "GoBGP",
+            Self::OpenBgpd => "OpenBGPD",
         })
     }
 }
@@ -115,6 +122,20 @@ pub(crate) trait Peer {
 
     /// The daemon that speaks BGP.
     fn process(&self) -> Result<&Process>;
+
+    /// All processes of it that have a part in the session.
+    fn pids(&self) -> Result<Vec<u32>> {
+        Ok(vec![self.process()?.pid()])
+    }
+
+    /// Sends them a signal.
+    fn signal(&self, signal: Signal) -> Result<()> {
+        for pid in self.pids()? {
+            kill(Pid::from_raw(pid.try_into()?), signal)
+                .with_context(|| format!("send {signal} to {pid}"))?;
+        }
+        Ok(())
+    }
 
     /// SIGKILL.
     fn kill(&mut self) -> Result<()>;

@@ -32,6 +32,7 @@ pub(super) const LAB: &[Package] = &[
     ("bird2", "BGP peer"),
     ("frr", "BGP peer"),
     ("gobgpd", "BGP peer of the interop matrix"),
+    ("openbgpd", "BGP peer of the interop matrix, and to measure beside"),
     ("containerd", "container runtime that calls our CNI binary"),
     ("runc", "runs the containers"),
     ("containernetworking-plugins", "the loopback plugin, and ptp to compare with"),
@@ -47,9 +48,6 @@ pub(super) const LAB: &[Package] = &[
     ("ethtool", "link features"),
     ("procps", "process lists"),
 ];
-
-/// For `cargo xtask bench bgp` alone.
-pub(super) const BENCH: &[Package] = &[("openbgpd", "BGP daemon to measure beside")];
 
 /// Installs what is missing. Daemons that come along are neither started nor enabled.
 pub(super) fn install(wanted: &[Package]) -> Result<()> {

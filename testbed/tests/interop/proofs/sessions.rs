@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use turnpike_bgpd_api::config::{Bfd, MaxPrefix, MaxPrefixAction};
-use turnpike_testbed::{Node, Process, binary, poll_result};
+use turnpike_testbed::{Node, binary, poll_result};
 
 use super::Pair;
 use crate::ours::{config, network};
@@ -67,9 +67,9 @@ pub(crate) fn hold_expiry(kind: Kind) -> Result<()> {
     pair.ours.wait_notification(&["Hold Timer Expired"])?;
     pair.wait_up()?;
     // The peer is silent.
-    pair.peer.process()?.kill(Signal::SIGSTOP)?;
+    pair.peer.signal(Signal::SIGSTOP)?;
     let ended = pair.ours.wait_down();
-    pair.peer.process()?.kill(Signal::SIGCONT)?;
+    pair.peer.signal(Signal::SIGCONT)?;
     let said = ended?.last_notification.unwrap_or_default();
     ensure!(
         said.contains("sent") && said.contains("Hold Timer Expired"),
@@ -133,8 +133,8 @@ fn collide(kind: Kind, their_id: Ipv4Addr) -> Result<()> {
     // Our KEEPALIVE must not come before the peer has made up its mind: FRR 8.4 stops a session that is Established by
     // what it had queued for the connection that lost, when it reads OPEN and KEEPALIVE at one go.
     pair.ours.signal(Signal::SIGSTOP)?;
-    wait_stopped(pair.ours.process())?;
-    pair.peer.process()?.kill(Signal::SIGCONT)?;
+    wait_stopped(pair.ours.process().pid())?;
+    pair.peer.signal(Signal::SIGCONT)?;
     poll_result(DEADLINE, "the peer to give one up", || {
         let found = sockets(&nodes[0], "established")?;
         ensure!(found.len() == 1, "{found:?}");
@@ -168,28 +168,22 @@ fn stop_crossing(pair: &Pair, nodes: &[Node; 2]) -> Result<()> {
         }
         Ok(())
     };
-    let daemons = [pair.ours.process(), pair.peer.process()?];
+    let signal = |signal| pair.ours.signal(signal).and_then(|()| pair.peer.signal(signal));
     poll_result(DEADLINE, "two crossing connections", || {
         trying()?;
-        for daemon in daemons {
-            daemon.kill(Signal::SIGSTOP)?;
-        }
-        for daemon in daemons {
-            wait_stopped(daemon)?;
+        signal(Signal::SIGSTOP)?;
+        for pid in pair.peer.pids()?.into_iter().chain([pair.ours.process().pid()]) {
+            wait_stopped(pid)?;
         }
         // Either may have come further before it stopped.
-        trying().inspect_err(|_| {
-            for daemon in daemons {
-                let _ = daemon.kill(Signal::SIGCONT);
-            }
-        })
+        trying().inspect_err(|_| _ = signal(Signal::SIGCONT))
     })
 }
 
 /// A signal stops a process when its threads next look: on a busy machine that is not at once.
-fn wait_stopped(process: &Process) -> Result<()> {
-    let tasks = format!("/proc/{}/task", process.pid());
-    poll_result(DEADLINE, &format!("{} to stop", process.name()), || {
+fn wait_stopped(pid: u32) -> Result<()> {
+    let tasks = format!("/proc/{pid}/task");
+    poll_result(DEADLINE, &format!("process {pid} to stop"), || {
         for task in fs::read_dir(&tasks)? {
             let stat = fs::read_to_string(task?.path().join("stat"))?;
             // The name before the state may hold anything, also parentheses.
