@@ -94,9 +94,9 @@ fn wait_noticed(reflector: &dyn Speaker) -> Result<()> {
     Ok(())
 }
 
-fn restart_with(lab: &str, signal: Signal) {
+fn restart_with(lab: &str, signal: Signal, [first, second]: [Kind; 2]) {
     let lab = Lab::new(lab).unwrap();
-    let (centre, speakers, mut one, _two) = steady(&lab, Kind::Bird, Kind::Turnpike).unwrap();
+    let (centre, speakers, mut one, _two) = steady(&lab, first, second).unwrap();
     let routes = kernel_routes(&centre.node1).unwrap();
     let watch = Watch::start(&centre).unwrap();
     for _ in 0..2 {
@@ -118,13 +118,13 @@ fn restart_with(lab: &str, signal: Signal) {
 /// peer sees a withdraw or a NOTIFICATION, kernel routes stay as they are.
 #[test]
 fn a_killed_daemon_comes_back_unnoticed() {
-    restart_with("bgp-kill", Signal::SIGKILL);
+    restart_with("bgp-kill", Signal::SIGKILL, [Kind::Bird, Kind::Turnpike]);
 }
 
-/// Verifies: the same for SIGTERM, which is how an upgrade ends the old process.
+/// Verifies: the same for SIGTERM, which is how an upgrade ends the old process, with FRR as one of the helpers.
 #[test]
 fn an_upgrade_goes_unnoticed() {
-    restart_with("bgp-upgrade", Signal::SIGTERM);
+    restart_with("bgp-upgrade", Signal::SIGTERM, [Kind::Frr, Kind::Turnpike]);
 }
 
 /// Verifies: a second SIGKILL as soon as the first session is back, before anybody has been told everything, loses
@@ -177,8 +177,18 @@ fn stale_routes_go_after_the_restart_and_not_before() {
 /// are back nothing has changed (calico#9259).
 #[test]
 fn the_loss_of_all_reflectors_stops_no_packet() {
-    let lab = Lab::new("bgp-all-gone").unwrap();
-    let (centre, mut speakers, one, two) = steady(&lab, Kind::Bird, Kind::Turnpike).unwrap();
+    all_gone("bgp-all-gone", [Kind::Bird, Kind::Turnpike]);
+}
+
+/// Verifies: the same with FRR and BIRD as the ones that restart.
+#[test]
+fn the_loss_of_all_foreign_reflectors_stops_no_packet() {
+    all_gone("bgp-all-foreign", [Kind::Frr, Kind::Bird]);
+}
+
+fn all_gone(lab: &str, [first, second]: [Kind; 2]) {
+    let lab = Lab::new(lab).unwrap();
+    let (centre, mut speakers, one, two) = steady(&lab, first, second).unwrap();
     let routes = kernel_routes(&centre.node1).unwrap();
     let streams = [
         Stream::start(&centre.node1, "10.244.1.1", &centre.node2, "10.244.2.1").unwrap(),
