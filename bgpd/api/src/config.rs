@@ -6,9 +6,11 @@
 mod add_path;
 mod bfd;
 mod check;
+mod group;
 mod load;
 mod peer;
 mod policy;
+mod range;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,6 +24,7 @@ pub use bfd::{Bfd, BfdDaemon};
 pub use load::{Problem, Problems, load, parse};
 pub use peer::{MaxPrefix, MaxPrefixAction, NextHop, Peer, RemoteAs};
 pub use policy::{Actions, Match, Policy, PolicyChoice, PrefixRule, Rule, Source, Verdict};
+pub use range::ListenRange;
 
 /// The file `/etc/turnpike/bgpd.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +62,9 @@ pub struct Config {
     /// Peers, `[[peer]]`.
     #[serde(rename = "peer")]
     pub peers: Vec<Peer>,
+    /// Peers that connect by themselves, `[[listen_range]]`.
+    #[serde(rename = "listen_range")]
+    pub listen_ranges: Vec<ListenRange>,
     /// Prefixes that we originate, `[[network]]`.
     #[serde(rename = "network")]
     pub networks: Vec<Network>,
@@ -89,6 +95,7 @@ impl Default for Config {
             multipath: Multipath::default(),
             node: None,
             peers: Vec::new(),
+            listen_ranges: Vec::new(),
             networks: Vec::new(),
             prefix_sets: BTreeMap::new(),
             policies: BTreeMap::new(),

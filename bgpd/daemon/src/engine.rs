@@ -239,7 +239,7 @@ impl Engine {
             return;
         }
         let ip = remote.ip().to_canonical();
-        if let Some(transport) = self.merged.transports.get(&ip)
+        if let Some(transport) = self.merged.transport(ip)
             && let Err(error) = transport.dress(socket2::SockRef::from(&stream), remote.is_ipv6())
         {
             warn!(%remote, %error, "cannot set up an accepted connection");

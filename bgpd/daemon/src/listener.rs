@@ -12,8 +12,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
+use turnpike_bgp_wire::Prefix;
 
 use crate::sockopt;
+
+/// Whom a password is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Keyed {
+    /// One peer.
+    Peer(IpAddr),
+    /// Everybody in the prefix of a listen range.
+    Range(Prefix),
+}
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -33,7 +43,7 @@ pub(crate) struct Accepted {
 pub(crate) struct Listeners {
     sockets: BTreeMap<SocketAddr, Listener>,
     accepted: mpsc::Sender<Accepted>,
-    keys: BTreeMap<IpAddr, Vec<u8>>,
+    keys: BTreeMap<Keyed, Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -73,7 +83,7 @@ impl Listeners {
     }
 
     /// Knows exactly these passwords from now on.
-    pub(crate) fn set_keys(&mut self, keys: BTreeMap<IpAddr, Vec<u8>>) {
+    pub(crate) fn set_keys(&mut self, keys: BTreeMap<Keyed, Vec<u8>>) {
         for listener in self.sockets.values() {
             for peer in self.keys.keys().filter(|peer| !keys.contains_key(peer)) {
                 give_key(listener, *peer, &[]);
@@ -104,10 +114,21 @@ impl Listeners {
     }
 }
 
-fn give_key(listener: &Listener, peer: IpAddr, key: &[u8]) {
-    let same_family = listener.socket.local_addr().is_ok_and(|local| local.is_ipv4() == peer.is_ipv4());
-    if same_family && let Err(error) = sockopt::set_md5(listener.socket.as_fd(), peer, key) {
-        warn!(%peer, %error, "cannot set the TCP-MD5 password for incoming connections");
+fn give_key(listener: &Listener, whom: Keyed, key: &[u8]) {
+    let address = match whom {
+        Keyed::Peer(address) => address,
+        Keyed::Range(prefix) => prefix.addr(),
+    };
+    if listener.socket.local_addr().is_ok_and(|local| local.is_ipv4() != address.is_ipv4()) {
+        return;
+    }
+    let socket = listener.socket.as_fd();
+    let result = match whom {
+        Keyed::Peer(address) => sockopt::set_md5(socket, address, key),
+        Keyed::Range(prefix) => sockopt::set_md5_prefix(socket, prefix, key),
+    };
+    if let Err(error) = result {
+        warn!(?whom, %error, "cannot set the TCP-MD5 password for incoming connections");
     }
 }
 

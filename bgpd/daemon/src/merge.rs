@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use turnpike_bgp_core::config as core;
-use turnpike_bgpd_api::config::Addresses;
+use turnpike_bgpd_api::config::{Addresses, ListenRange};
 use turnpike_bgpd_api::view::PartView;
 use turnpike_bgpd_api::{Asn, Config, Network, Part, Peer, Prefix, RouterId};
 
@@ -39,6 +39,8 @@ pub(crate) struct Merged {
     pub(crate) core: Option<core::Config>,
     /// How to connect, by peer address.
     pub(crate) transports: BTreeMap<IpAddr, Transport>,
+    /// How connections out of a listen range are treated.
+    pub(crate) ranges: Vec<(Prefix, Transport)>,
     /// Who configured a peer, by its address.
     pub(crate) owners: BTreeMap<IpAddr, String>,
     /// BFD sessions that go with peers, by peer address.
@@ -54,6 +56,14 @@ pub(crate) struct Merged {
 }
 
 impl Merged {
+    /// How a connection from this address is treated; `None` for a stranger's.
+    pub(crate) fn transport(&self, address: IpAddr) -> Option<&Transport> {
+        self.transports.get(&address).or_else(|| {
+            let fitting = self.ranges.iter().filter(|(prefix, _)| prefix.contains(address));
+            fitting.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, transport)| transport)
+        })
+    }
+
     /// Nothing can be taken from anyone yet.
     fn without(mut self, reason: &str, parts: &BTreeMap<String, Part>) -> Self {
         let view = |owner: &str| PartView { owner: owner.to_owned(), ..PartView::default() };
@@ -102,6 +112,9 @@ pub(crate) fn merge(file: &Config, parts: &BTreeMap<String, Part>, lookup: &dyn 
         Merger { whole, merged, names: BTreeSet::new(), prefixes: BTreeSet::new(), asn, router_id, lookup };
     for contribution in std::iter::once(file_part).chain(pushed) {
         merger.add(&contribution);
+    }
+    for range in &file.listen_ranges {
+        merger.add_range(range);
     }
     let Merger { mut whole, mut merged, .. } = merger;
     let nodes = std::iter::once(&file.node).chain(parts.values().map(|part| &part.node));
@@ -186,6 +199,32 @@ impl Merger<'_> {
         self.merged.transports.insert(peer.address, transport);
         self.merged.owners.insert(peer.address, owner.to_owned());
         Ok(())
+    }
+
+    /// Ranges stand in the file alone, whose part is the first.
+    fn add_range(&mut self, range: &ListenRange) {
+        let remote_as = range.peer.remote_as.resolve(self.asn);
+        // Never without the password: the sessions would be open to anyone.
+        let md5 = range.peer.password_file.as_deref().map(|path| self.lookup.password(path)).transpose();
+        let refused = match md5 {
+            Ok(_) if range.peer.rr_client && remote_as != self.asn => {
+                "external peers cannot be route reflector clients".to_owned()
+            }
+            Ok(md5) => {
+                let transport = convert::transport(&range.peer, remote_as != self.asn, md5);
+                self.whole.listen_ranges.push(core::ListenRange {
+                    prefix: range.prefix,
+                    limit: range.limit,
+                    peer: convert::range_peer(range, remote_as, transport.ttl),
+                });
+                self.merged.ranges.push((range.prefix, transport));
+                return;
+            }
+            Err(reason) => reason,
+        };
+        if let Some(view) = self.merged.parts.first_mut() {
+            view.refused.push(format!("listen range {}: {refused}", range.prefix));
+        }
     }
 
     fn add_network(&mut self, network: &Network) -> bool {

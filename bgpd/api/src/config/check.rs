@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use turnpike_bgp_wire::{Asn, Prefix};
 
-use super::{AddPath, Bfd, Config, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, SendPaths};
+use super::{
+    AddPath, Bfd, Config, ListenRange, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, SendPaths,
+};
 
 /// Longest shutdown communication in octets (RFC 9003 §2).
 const LONGEST_SHUTDOWN: usize = 255;
@@ -52,21 +54,46 @@ impl Config {
             }
         }
         check_peers("peer", &self.peers, self.asn, &mut found);
+        for (index, range) in self.listen_ranges.iter().enumerate() {
+            self.check_range(index, range, &mut found);
+        }
         check_networks("network", &self.networks, &mut found);
         for (index, peer) in self.peers.iter().enumerate() {
-            for (direction, choice) in [("import", &peer.import), ("export", &peer.export)] {
-                if let PolicyChoice::Named(name) = choice
-                    && !self.policies.contains_key(name)
-                {
-                    found.add(
-                        format!("peer[{index}].{direction}"),
-                        format!("there is no policy `{name}`"),
-                        format!("define [policies.{name}], or use accept-all or reject-all"),
-                    );
-                }
-            }
+            self.check_choices(&format!("peer[{index}]"), peer, &mut found);
         }
         found.0
+    }
+
+    fn check_choices(&self, place: &str, peer: &Peer, found: &mut Found) {
+        for (direction, choice) in [("import", &peer.import), ("export", &peer.export)] {
+            if let PolicyChoice::Named(name) = choice
+                && !self.policies.contains_key(name)
+            {
+                found.add(
+                    format!("{place}.{direction}"),
+                    format!("there is no policy `{name}`"),
+                    format!("define [policies.{name}], or use accept-all or reject-all"),
+                );
+            }
+        }
+    }
+
+    fn check_range(&self, index: usize, range: &ListenRange, found: &mut Found) {
+        let list = format!("listen_range[{index}]");
+        let place = |field: &str| format!("{list}.{field}");
+        check_peer(&place, &range.peer, self.asn, found);
+        self.check_choices(&list, &range.peer, found);
+        if range.limit == 0 {
+            found.add(place("limit"), "nobody could connect", "give the most peers at a time");
+        }
+        if range.peer.bfd.is_some() {
+            let remedy = "give peers that need BFD a [[peer]] of their own";
+            found.add(place("bfd"), "BFD needs peers that are known before they connect", remedy);
+        }
+        if self.listen_ranges.iter().take(index).any(|other| other.prefix == range.prefix) {
+            let message = format!("two listen ranges have the prefix {}", range.prefix);
+            found.add(place("prefix"), message, "remove one of them");
+        }
     }
 }
 

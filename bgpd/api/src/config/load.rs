@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
+use super::{Config, group};
 
 /// One mistake: where, what, and how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,14 @@ pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
 
 fn typed(text: &str) -> Result<Config, Problem> {
     let syntax = |error: toml::de::Error| problem(text, String::new(), &error);
-    let deserializer = toml::de::Deserializer::parse(text).map_err(syntax)?;
+    let mut tree = DeTable::parse(text).map_err(syntax)?;
+    group::expand(tree.get_mut()).map_err(|fault| Problem {
+        line: fault.at.map(|at| line_of(text, at.start)),
+        field: fault.field,
+        message: fault.message,
+        remedy: fault.remedy,
+    })?;
+    let deserializer = toml::de::Deserializer::from(tree);
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let field = error.path().to_string();
         problem(text, if field == "." { String::new() } else { field }, error.inner())
@@ -108,7 +115,7 @@ fn problem(text: &str, field: String, error: &toml::de::Error) -> Problem {
 }
 
 /// What to do about serde's own complaints.
-fn remedy(message: &str) -> Option<String> {
+pub(super) fn remedy(message: &str) -> Option<String> {
     if let Some(field) = quoted_after(message, "missing field ") {
         return Some(format!("add `{field} = …` to this table"));
     }

@@ -12,6 +12,7 @@ use super::loading::Loaded;
 use super::requests::invalid;
 use crate::disk::Done;
 use crate::kernel::KernelRoute;
+use crate::listener::Keyed;
 use crate::merge::{FILE, Merged, merge};
 
 impl Engine {
@@ -49,7 +50,9 @@ impl Engine {
         let keys = merged
             .transports
             .iter()
-            .filter_map(|(peer, transport)| Some((*peer, transport.md5.clone()?)))
+            .map(|(peer, transport)| (Keyed::Peer(*peer), transport))
+            .chain(merged.ranges.iter().map(|(prefix, transport)| (Keyed::Range(*prefix), transport)))
+            .filter_map(|(whom, transport)| Some((whom, transport.md5.clone()?)))
             .collect();
         self.listeners.set_keys(keys);
         self.set_blackholes(&merged);

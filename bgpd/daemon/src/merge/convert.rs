@@ -116,6 +116,13 @@ fn add_path(from: Option<&api::AddPath>, family: Family) -> core::AddPath {
     core::AddPath { receive: from.receive, send }
 }
 
+/// What the peers of a listen range are like. The stem of their names is the range's, or `range`.
+pub(super) fn range_peer(range: &api::ListenRange, remote_as: Asn, ttl: u8) -> core::PeerConfig {
+    let mut peer = peer(&range.peer, remote_as, 0, ttl);
+    peer.name = range.peer.name.clone().unwrap_or_else(|| "range".to_owned());
+    peer
+}
+
 pub(super) fn network(from: &Network) -> core::Network {
     core::Network {
         prefix: from.prefix,
