@@ -1,6 +1,6 @@
 //! The callers' side.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,15 @@ impl Client {
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
         let unreachable = |source| ClientError::Unreachable { socket: socket.to_owned(), source };
         Ok(Self { stream: UnixStream::connect(socket).map_err(unreachable)? })
+    }
+
+    /// Asks for the stream of events; the answer's lines are read from what this returns.
+    ///
+    /// # Errors
+    /// The request could not be sent.
+    pub fn events(self, since: Option<u64>, watch: bool) -> Result<BufReader<UnixStream>, ClientError> {
+        write_frame(&self.stream, &Request::Events { since, watch }, &[]).map_err(ClientError::NoAnswer)?;
+        Ok(BufReader::new(self.stream))
     }
 
     /// Asks, and waits up to `timeout` for the answer.

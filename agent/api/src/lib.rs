@@ -9,6 +9,7 @@
 mod bandwidth;
 mod client;
 mod frame;
+mod ipam;
 mod message;
 mod spool;
 mod status;
@@ -16,13 +17,15 @@ mod status;
 pub use bandwidth::{BwClass, BwDirection, BwPod, BwReply, BwReport, BwRequest, BwSource, BwUplink, Rates};
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};
+pub use ipam::{AddressStatus, Collected, Explanation, Fact, IpamBook, IpamFinding, IpamReply, IpamRequest};
 pub use message::{
     AddReply, AddRequest, Attachment, Bandwidth, CheckRequest, DelRequest, ErrorReply, FORMAT, Frame,
     GcRequest, PodInfo, PortMapping, Reply, Request, code,
 };
 pub use spool::{SpoolEntry, SpoolError, read_spool, spool, spool_path};
 pub use status::{
-    BgpStatus, BlockStatus, Health, PodStatus, PoolStatus, ProblemStatus, SourceStatus, StatusReport,
+    BgpStatus, BlockStatus, GatewayStatus, Health, PodStatus, PoolStatus, ProblemStatus, SourceStatus,
+    StatusReport,
 };
 
 /// Where the agent listens unless configured otherwise.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::{BwReply, BwRequest};
+use crate::ipam::{IpamReply, IpamRequest};
 use crate::status::StatusReport;
 
 /// Version of the protocol. A receiver refuses another one by name.
@@ -51,6 +52,8 @@ pub mod code {
     pub const PROTOCOL: u32 = 106;
     /// Another pod of this node has the host port.
     pub const PORT_TAKEN: u32 = 107;
+    /// The address asked for is another pod's, or not this node's to give.
+    pub const ADDRESS_TAKEN: u32 = 108;
 }
 
 /// What travels in one direction: the format version beside the message.
@@ -87,6 +90,17 @@ pub enum Request {
     Status,
     /// What `turnpike bw` asks.
     Bw(BwRequest),
+    /// Addresses and pools, for operators.
+    Ipam(IpamRequest),
+    /// Who has and who gets which address: answered with JSON lines instead of a [`Reply`], until the caller hangs
+    /// up.
+    Events {
+        /// Go on behind this resourceVersion; absent begins with a list.
+        #[serde(default)]
+        since: Option<u64>,
+        /// Stay, and hear of each change.
+        watch: bool,
+    },
 }
 
 /// A pod interface, as the runtime names it.
@@ -122,6 +136,9 @@ pub struct AddRequest {
     /// runtimeConfig's portMappings, where the runtime sends them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
+    /// runtimeConfig's ips: addresses that the runtime asks for, with or without a prefix length.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<String>,
 }
 
 /// A port of the node that shall lead to the pod, in the runtime's words.
@@ -211,6 +228,8 @@ pub enum Reply {
     Status(Box<StatusReport>),
     /// About bandwidth.
     Bw(Box<BwReply>),
+    /// To [`Request::Ipam`].
+    Ipam(Box<IpamReply>),
     /// It could not be done.
     Error(ErrorReply),
 }

@@ -30,6 +30,9 @@ pub struct StatusReport {
     pub pods: Vec<PodStatus>,
     /// What bgpd was handed.
     pub bgp: BgpStatus,
+    /// Gateways of the default routes.
+    #[serde(default)]
+    pub gateways: Vec<GatewayStatus>,
     /// What is not as it should be, now.
     pub problems: Vec<ProblemStatus>,
     /// The latest errors of requests, newest first.
@@ -110,6 +113,9 @@ pub struct PodStatus {
     pub to_workload: Option<u64>,
     /// Limit in bits per second of what the pod sends.
     pub from_workload: Option<u64>,
+    /// Ports of the node that lead to it: `TCP 8080→80`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<String>,
     /// `ready`, `attaching`, `removing` or `missing`.
     pub state: String,
     /// Seconds since its ADD.
@@ -129,6 +135,19 @@ pub struct BgpStatus {
     pub networks: Vec<String>,
     /// Peers asked for.
     pub peers: Vec<String>,
+}
+
+/// A default route's gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Interface that leads to it.
+    pub link: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// `answers`, `silent` or `not proved yet`: by ARP or ND.
+    pub state: String,
+    /// Seconds since it was first seen so.
+    pub age_s: u64,
 }
 
 /// Something for a person to know.

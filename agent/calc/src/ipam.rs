@@ -37,6 +37,17 @@ pub struct Use {
     pub total: u64,
 }
 
+/// What is known of an address that was handed out at least once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known<'a> {
+    /// A pod has it.
+    Held(&'a EndpointId),
+    /// Released; its cooldown lasts so much longer.
+    Resting(Time),
+    /// Released, and free again.
+    Rested,
+}
+
 /// What a restart has to bring back about one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remembered {
@@ -83,6 +94,25 @@ pub enum IpamError {
     /// The pod has addresses already.
     #[error("{0} has addresses already")]
     AlreadyHeld(String),
+    /// An address asked for is not this node's to give.
+    #[error("{0} is in no block of this node that gives addresses to new pods")]
+    NotHere(IpAddr),
+    /// An address asked for is somebody's.
+    #[error("{address} belongs to container {}", holder.container_id)]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: EndpointId,
+    },
+    /// An address asked for was another pod's until just now.
+    #[error("{address} was another pod's until just now and rests for {} s more", left.as_secs() + 1)]
+    Resting {
+        /// The address.
+        address: IpAddr,
+        /// Until it may be had.
+        left: Time,
+    },
 }
 
 /// Why a pool has nothing to give.
@@ -179,11 +209,18 @@ impl Ipam {
         !two_holders
     }
 
-    /// One address of each family of the plan.
+    /// One address of each family of the plan: the one asked for, if there is one. `known_again` tells of an address
+    /// asked for whether this very pod had it before: then it need not rest.
     ///
     /// # Errors
     /// See [`IpamError`]; nothing has changed then.
-    pub fn allocate(&mut self, owner: &EndpointId, now: Time) -> Result<Vec<Lease>, IpamError> {
+    pub fn allocate(
+        &mut self,
+        owner: &EndpointId,
+        asked: &[IpAddr],
+        known_again: impl Fn(IpAddr) -> bool,
+        now: Time,
+    ) -> Result<Vec<Lease>, IpamError> {
         if self.slots.values().any(|slot| slot.is_held_by(owner)) {
             return Err(IpamError::AlreadyHeld(owner.container_id.clone()));
         }
@@ -191,7 +228,19 @@ impl Ipam {
             return Err(error);
         }
         let plan = std::mem::take(&mut self.plan);
-        let found: Result<Vec<_>, _> = plan.families.iter().map(|family| self.find(family, now)).collect();
+        let unserved =
+            asked.iter().find(|ip| plan.families.iter().all(|family| family.family != Family::of(**ip)));
+        let found: Result<Vec<_>, _> = match unserved {
+            Some(address) => Err(IpamError::NotHere(*address)),
+            None => {
+                let one =
+                    |family: &FamilyPlan| match asked.iter().find(|ip| Family::of(**ip) == family.family) {
+                        Some(address) => self.claim(family, *address, known_again(*address), now),
+                        None => self.find(family, now),
+                    };
+                plan.families.iter().map(one).collect()
+            }
+        };
         self.plan = plan;
         let leases = found?
             .into_iter()
@@ -239,10 +288,33 @@ impl Ipam {
         self.slots.get(&address).map_or(0, Slot::generation)
     }
 
-    /// How a prefix is used; `reserved` of its addresses can never be given.
+    /// Every address with a history, in order, with its generation.
+    pub fn known(&self, now: Time) -> impl Iterator<Item = (IpAddr, u64, Known<'_>)> {
+        self.slots.iter().map(move |(address, slot)| {
+            let known = match slot {
+                Slot::Held { owner, .. } => Known::Held(owner),
+                Slot::Released { rested, .. } if *rested > now => Known::Resting(rested.saturating_sub(now)),
+                Slot::Released { .. } => Known::Rested,
+            };
+            (*address, slot.generation(), known)
+        })
+    }
+
+    /// Ends an address's cooldown. False where it is not released.
+    pub fn end_rest(&mut self, address: IpAddr) -> bool {
+        match self.slots.get_mut(&address) {
+            Some(Slot::Released { rested, .. }) => {
+                *rested = Time::ZERO;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How a prefix is used; `unavailable` of its addresses are never given unasked.
     #[must_use]
-    pub fn usage(&self, prefix: IpNetwork, reserved: usize, now: Time) -> Use {
-        let mut usage = Use { total: size(prefix).saturating_sub(reserved as u64), ..Use::default() };
+    pub fn usage(&self, prefix: IpNetwork, unavailable: u64, now: Time) -> Use {
+        let mut usage = Use { total: size(prefix).saturating_sub(unavailable), ..Use::default() };
         let (first, last) = bounds(prefix);
         for slot in self.slots.range(first..=last).map(|(_, slot)| slot) {
             match slot {
@@ -268,6 +340,27 @@ impl Ipam {
         self.queue.insert(turn, address);
     }
 
+    fn claim(
+        &self,
+        family: &FamilyPlan,
+        address: IpAddr,
+        known_again: bool,
+        now: Time,
+    ) -> Result<(IpAddr, Block), IpamError> {
+        let block = family
+            .blocks
+            .iter()
+            .find(|block| block.prefix.contains(address) && !block.reserved.contains(&address));
+        let block = block.ok_or(IpamError::NotHere(address))?;
+        match self.slots.get(&address) {
+            Some(Slot::Held { owner, .. }) => Err(IpamError::Taken { address, holder: owner.clone() }),
+            Some(Slot::Released { rested, .. }) if *rested > now && !known_again => {
+                Err(IpamError::Resting { address, left: rested.saturating_sub(now) })
+            }
+            _ => Ok((address, block.block())),
+        }
+    }
+
     fn find(&mut self, family: &FamilyPlan, now: Time) -> Result<(IpAddr, Block), IpamError> {
         for block in &family.blocks {
             if let Some(address) = self.fresh(block) {
@@ -279,6 +372,7 @@ impl Ipam {
                 .blocks
                 .iter()
                 .find(|block| block.prefix.contains(address) && !block.reserved.contains(&address))
+                .filter(|block| block.withheld(address).is_none())
         };
         let rested = self.queue.values().find_map(|address| match self.slots.get(address) {
             Some(Slot::Released { rested, .. }) if *rested <= now => {
@@ -294,6 +388,10 @@ impl Ipam {
         let mut offset = self.cursors.get(&block.prefix).copied().unwrap_or(0);
         let found = loop {
             let Some(address) = nth(block.prefix, offset) else { break None };
+            if let Some(part) = block.withheld(address) {
+                offset = behind(block.prefix, part);
+                continue;
+            }
             if !self.slots.contains_key(&address) && !block.reserved.contains(&address) {
                 break Some(address);
             }
@@ -310,7 +408,7 @@ impl Ipam {
             .map(|pool| {
                 let mut sum = PoolUse { pool: pool.clone(), usage: Use::default(), next_free_in: None };
                 for block in family.blocks.iter().filter(|block| block.pool == *pool) {
-                    let usage = self.usage(block.prefix, block.reserved.len(), now);
+                    let usage = self.usage(block.prefix, block.unavailable(), now);
                     sum.usage.used += usage.used;
                     sum.usage.cooling += usage.cooling;
                     sum.usage.total += usage.total;
@@ -353,9 +451,18 @@ fn bounds(prefix: IpNetwork) -> (IpAddr, IpAddr) {
 }
 
 /// Number of addresses, at most `u64::MAX`.
-fn size(prefix: IpNetwork) -> u64 {
+pub(crate) fn size(prefix: IpNetwork) -> u64 {
     let bits = if prefix.is_ipv6() { 128 } else { 32 } - u32::from(prefix.prefix());
     1_u64.checked_shl(bits).unwrap_or(u64::MAX)
+}
+
+/// The offset in a prefix of the first address behind a part of it.
+fn behind(prefix: IpNetwork, part: IpNetwork) -> u128 {
+    let number = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    };
+    number(part.broadcast()).saturating_sub(number(prefix.network())).saturating_add(1)
 }
 
 /// The address at an offset in a prefix.

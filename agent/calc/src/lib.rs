@@ -12,17 +12,19 @@ mod node;
 mod plan;
 mod ports;
 mod validate;
+mod wishes;
 
 pub use bandwidth::{
     AskedLimits, BandwidthError, CLASS_ANNOTATION, Decision, EGRESS_ANNOTATION, FromRuntime, HISTORY_SECONDS,
     INGRESS_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth, Series, asked_limits,
     class_of, explain, node_tree,
 };
-pub use ipam::{Ipam, IpamError, Lease, Remembered, Use};
+pub use ipam::{Ipam, IpamError, Known, Lease, Remembered, Use};
 pub use node::{LocalPod, Node, NodeState, node_state};
 pub use plan::{AddressPlan, Family, FamilyPlan, PlannedBlock};
 pub use ports::{AskedPort, PortError, asked_ports, taken};
 pub use validate::{Issue, validate};
+pub use wishes::{ADDRESSES_ANNOTATION, AskedAddresses, WishError, asked_addresses, check_grant};
 
 /// A moment, as the time since an arbitrary fixed start that never jumps.
 pub type Time = std::time::Duration;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use turnpike_model::desired::Block;
-use turnpike_model::pool::PoolState;
+use turnpike_model::pool::{IpPoolSpec, PoolState};
 use turnpike_model::resource::Resources;
 
 use crate::ipam::IpamError;
@@ -57,6 +57,8 @@ pub struct PlannedBlock {
     pub pool: String,
     /// Addresses of the block that no pod gets: the pool's network and IPv4 broadcast address.
     pub reserved: Vec<IpAddr>,
+    /// Parts of the block that pods get only by asking; they do not overlap.
+    pub withheld: Vec<IpNetwork>,
 }
 
 /// What a new pod gets: one address of each family listed.
@@ -97,6 +99,20 @@ impl AddressPlan {
 }
 
 impl PlannedBlock {
+    /// The part that holds the address, if it is withheld.
+    pub(crate) fn withheld(&self, address: IpAddr) -> Option<IpNetwork> {
+        self.withheld.iter().find(|part| part.contains(address)).copied()
+    }
+
+    /// How many addresses of the block no pod gets unasked.
+    #[must_use]
+    pub fn unavailable(&self) -> u64 {
+        let withheld = self.withheld.iter().map(|part| crate::ipam::size(*part));
+        let reserved =
+            self.reserved.iter().filter(|address| self.withheld(**address).is_none()).count() as u64;
+        withheld.fold(reserved, u64::saturating_add)
+    }
+
     pub(crate) fn block(&self) -> Block {
         Block { prefix: self.prefix, pool: self.pool.clone() }
     }
@@ -122,12 +138,36 @@ impl FamilyPlan {
                 let prefix = block.cidr.network();
                 let reserved = unusable(pool.cidr.network());
                 let reserved = reserved.into_iter().filter(|address| prefix.contains(*address)).collect();
-                Some(PlannedBlock { prefix, pool: block.pool.clone(), reserved })
+                let withheld = withheld(prefix, pool);
+                Some(PlannedBlock { prefix, pool: block.pool.clone(), reserved, withheld })
             })
             .collect();
         blocks.sort_by(|a, b| (&a.pool, a.prefix).cmp(&(&b.pool, b.prefix)));
         Self { family, pools, blocks }
     }
+}
+
+/// A pool's reservations as far as they concern a block: each within it, none within another.
+fn withheld(block: IpNetwork, pool: &IpPoolSpec) -> Vec<IpNetwork> {
+    let mut parts: Vec<IpNetwork> = pool
+        .reservations
+        .iter()
+        .map(|reservation| reservation.cidr.network())
+        .filter_map(|part| match (block.contains(part.network()), part.contains(block.network())) {
+            // A wider one covers the whole block.
+            (_, true) if part.prefix() <= block.prefix() => Some(block),
+            (true, _) => Some(part),
+            _ => None,
+        })
+        .collect();
+    parts.sort_by_key(|part| part.prefix());
+    let mut disjoint: Vec<IpNetwork> = Vec::new();
+    for part in parts {
+        if !disjoint.iter().any(|wider| wider.contains(part.network())) {
+            disjoint.push(part);
+        }
+    }
+    disjoint
 }
 
 /// The pool's own network address (IPv6: the subnet-router anycast address) and IPv4 broadcast address, which old

@@ -74,6 +74,17 @@ impl Findings {
                     format!("use a length from {} to {most}", pool.cidr.prefix_len()),
                 );
             }
+            for (index, reservation) in pool.reservations.iter().enumerate() {
+                if !pool.cidr.contains(reservation.cidr) {
+                    self.add(
+                        Kind::IpPool,
+                        name,
+                        &format!("spec.reservations[{index}].cidr"),
+                        format!("{} lies outside of {}", reservation.cidr, pool.cidr),
+                        "reserve addresses of this pool only",
+                    );
+                }
+            }
             let overlapping =
                 pools.iter().filter(|(other, spec)| *other < name && spec.cidr.overlaps(pool.cidr));
             for (other, spec) in overlapping {

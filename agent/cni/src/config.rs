@@ -38,6 +38,8 @@ pub(crate) struct RuntimeConfig {
     cgroup_path: Option<String>,
     #[serde(rename = "portMappings", alias = "PortMappings")]
     port_mappings: Option<Vec<RuntimePort>>,
+    #[serde(default, alias = "Ips", alias = "IPs")]
+    ips: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -145,6 +147,11 @@ impl NetConf {
             host_ip: port.host_ip.clone().unwrap_or_default(),
         };
         given.into_iter().flatten().map(own).collect()
+    }
+
+    /// Addresses that the runtime asks for.
+    pub(crate) fn ips(&self) -> Vec<String> {
+        self.runtime_config.as_ref().and_then(|config| config.ips.clone()).unwrap_or_default()
     }
 
     /// GC's list. `None` when the runtime sent none (or null), which never means "nothing is valid".

@@ -78,6 +78,7 @@ fn add(environment: &Environment, config: &NetConf, version: CniVersion) -> Resu
         annotations: config.annotations(),
         cgroup_path: config.cgroup_path(),
         port_mappings: config.port_mappings(),
+        ips: config.ips(),
     }));
     match ask_patiently(&config.socket(), &request, &netns)? {
         Reply::Added(reply) => Ok(result::build(version, config, &attachment.ifname, path, &reply)),

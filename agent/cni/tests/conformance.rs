@@ -6,6 +6,9 @@
 #[path = "conformance/harness.rs"]
 mod harness;
 #[cfg(test)]
+#[path = "conformance/table.rs"]
+mod table;
+#[cfg(test)]
 #[path = "conformance/vectors.rs"]
 mod vectors;
 

@@ -1,10 +1,16 @@
 //! turnpike: the command line for turnpike-agent and turnpike-bgpd. Owns nothing; asks their sockets.
 
+mod agent;
 mod bgp;
 mod bw;
+mod doctor;
+mod ipam;
 mod node;
+mod pods;
+mod pool;
 mod status;
 mod table;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +54,21 @@ enum Output {
 enum Command {
     /// This node in one screen: agent, pools, pods, limits, peers, and what is wrong.
     Status,
+    /// The pods of this node: addresses, link, limits, host ports.
+    Pods,
+    /// One pod or address in plain words: address, block, link, route, limit, announcement, what is wrong.
+    Why {
+        /// `namespace/name`, name, container ID or its beginning, or an address.
+        subject: String,
+    },
+    /// Look for known mistakes of this host, each with its remedy.
+    Doctor(doctor::DoctorArgs),
+    /// Addresses of this node.
+    #[command(subcommand)]
+    Ipam(ipam::IpamCommand),
+    /// Pools: drain, retire, list.
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
     /// This node as a whole.
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -63,6 +84,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Status => status::run(&cli.global),
+        Command::Pods => pods::run(&cli.global),
+        Command::Why { subject } => why::run(&cli.global, subject),
+        Command::Doctor(args) => doctor::run(&cli.global, args),
+        Command::Ipam(command) => ipam::run(&cli.global, command),
+        Command::Pool(command) => pool::run(&cli.global, command),
         Command::Node(command) => node::run(command),
         Command::Bw(command) => bw::run(&cli.global, command),
         Command::Bgp(command) => bgp::run(&cli.global, command),

@@ -10,10 +10,13 @@ use turnpike_calc::Time;
 use turnpike_dataplane::{DataplaneError, NodeFacts, Problem, Severity};
 use turnpike_model::desired::{BgpPart, DesiredState};
 
+use crate::audit;
 use crate::bandwidth::Monitor;
 use crate::books::{Books, salvage};
 use crate::clock::{self, BootId, Stamp};
 use crate::config::Config;
+use crate::events::Events;
+use crate::gateways::Gateways;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::plane::{Owner, Plane};
@@ -37,6 +40,7 @@ pub(crate) struct Agent {
     pub(crate) locks: Locks,
     pub(crate) metrics: Metrics,
     pub(crate) bandwidth: Monitor,
+    pub(crate) events: Events,
     books: Mutex<Books>,
     health: Mutex<Health>,
     plane: OnceLock<Plane>,
@@ -53,6 +57,7 @@ pub(crate) struct Health {
     pub(crate) store_failing_since: Option<Time>,
     pub(crate) damaged: Vec<String>,
     pub(crate) last_apply: Option<Duration>,
+    pub(crate) gateways: Gateways,
     problems: BTreeMap<(String, String), (Severity, Time)>,
     errors: VecDeque<(Time, String, ErrorReply)>,
 }
@@ -91,6 +96,7 @@ impl Agent {
             store_failing_since: None,
             damaged,
             last_apply: None,
+            gateways: Gateways::default(),
             problems: BTreeMap::new(),
             errors: VecDeque::new(),
         };
@@ -101,6 +107,7 @@ impl Agent {
             locks: Locks::default(),
             metrics: Metrics::default(),
             bandwidth: Monitor::default(),
+            events: Events::default(),
             books: Mutex::new(books),
             health: Mutex::new(health),
             plane: OnceLock::new(),
@@ -160,6 +167,16 @@ impl Agent {
         })
     }
 
+    /// Writes down what an operator changes, before it is changed.
+    pub(crate) fn audit(&self, what: &str, before: &str, after: &str) -> Result<(), ErrorReply> {
+        tracing::info!(what, before, after, "an operator's change");
+        let state = &self.config.paths.state;
+        audit::append(state, &self.stamp(), what, before, after).map_err(|error| {
+            ErrorReply::new(code::STORE, format!("the audit log cannot be written: {error}"))
+                .with_details(format!("look at {}: free space, mount options", state.display()))
+        })
+    }
+
     /// Hears whether the store could be written.
     pub(crate) fn note_store(&self, error: Option<String>) {
         let mut health = self.health();
@@ -177,6 +194,17 @@ impl Agent {
         let mut health = self.health();
         health.errors.push_front((clock::now(), what, error.clone()));
         health.errors.truncate(ERRORS_KEPT);
+    }
+
+    /// Looks whether the node's gateways answer.
+    pub(crate) fn look_at_gateways(&self) {
+        let found =
+            self.plane().ok().and_then(|plane| plane.call(turnpike_dataplane::Dataplane::gateways).ok());
+        match found {
+            Some(Ok(found)) => self.health().gateways.heard(found, clock::now()),
+            Some(Err(error)) => tracing::debug!(%error, "the gateways cannot be looked at"),
+            None => {}
+        }
     }
 
     /// Can ADD work? Never false for what passes by itself: an exhausted pool, a stale source, a peer that is down.

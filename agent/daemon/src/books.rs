@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use turnpike_agent_api::PodInfo;
 use turnpike_calc::{
-    AddressPlan, Family, Ipam, IpamError, Lease, LocalPod, Node, NodeState, Remembered, Time, node_state,
-    taken,
+    AddressPlan, AskedAddresses, Family, Ipam, IpamError, Known, Lease, LocalPod, Node, NodeState,
+    Remembered, Time, WishError, check_grant, node_state, taken,
 };
-use turnpike_model::desired::{Endpoint, EndpointId, HostPort};
+use turnpike_model::desired::{Block, Endpoint, EndpointId, HostPort};
 use turnpike_model::resource::Resources;
 
 use crate::clock::Stamp;
@@ -46,6 +47,10 @@ pub(crate) struct Reservation {
 pub(crate) struct Wanted {
     /// Ports of the node.
     pub(crate) host_ports: Vec<HostPort>,
+    /// Addresses of its own choice.
+    pub(crate) addresses: AskedAddresses,
+    /// Whose they were before tells whether they need to rest.
+    pub(crate) pod: PodInfo,
 }
 
 /// Why a new pod gets no place.
@@ -54,6 +59,17 @@ pub(crate) enum Refusal {
     /// No address.
     #[error(transparent)]
     Address(#[from] IpamError),
+    /// An address that this pod may not ask for.
+    #[error(transparent)]
+    Wish(#[from] WishError),
+    /// An address asked for is another pod's.
+    #[error("{address} belongs to pod {holder}")]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// The pod.
+        holder: String,
+    },
     /// Another pod has the port.
     #[error("host port {port} belongs to pod {holder} on this node")]
     PortTaken {
@@ -80,7 +96,20 @@ pub(crate) struct Books {
     ipam: Ipam,
     pods: BTreeMap<EndpointId, PodEntry>,
     /// Released records on disk: file name, and the generations that it remembers.
-    released: BTreeMap<String, Vec<(IpAddr, u64)>>,
+    released: BTreeMap<String, Released>,
+}
+
+/// What a released record on disk is kept for.
+#[derive(Debug, Clone, Default)]
+struct Released {
+    /// Addresses and their generations.
+    leases: Vec<(IpAddr, u64)>,
+    /// Whose they were: namespace and name.
+    pod: Option<(String, String)>,
+}
+
+fn named(pod: &PodInfo) -> Option<(String, String)> {
+    pod.namespace.clone().zip(pod.name.clone())
 }
 
 impl Books {
@@ -104,6 +133,7 @@ impl Books {
         for record in &released {
             let at = moment(record).filter(|_| !record.unused);
             for lease in &record.leases {
+                let at = at.filter(|_| !lease.rested);
                 let remembered = Remembered::Released { generation: lease.generation, at };
                 self.ipam.restore(lease.address, remembered);
             }
@@ -176,14 +206,32 @@ impl Books {
         draft: impl FnOnce(Vec<LeaseRecord>) -> PodRecord,
     ) -> Result<Reservation, Refusal> {
         self.check_ports(&wanted.host_ports)?;
-        let leases = self.ipam.allocate(id, now)?;
+        check_grant(&wanted.addresses, wanted.pod.namespace.as_deref(), &self.resources)?;
+        let before = &self.released;
+        let known_again = |address: IpAddr| {
+            let mut records = before.values().filter(|record| record.pod.is_some());
+            records.any(|record| {
+                record.pod == named(&wanted.pod) && record.leases.iter().any(|(ip, _)| *ip == address)
+            })
+        };
+        let leases = match self.ipam.allocate(id, &wanted.addresses.addresses, known_again, now) {
+            Err(IpamError::Taken { address, holder }) => {
+                let known = self.pods.get(&holder).map(|entry| entry.record.name());
+                return Err(Refusal::AddressTaken { address, holder: known.unwrap_or(holder.container_id) });
+            }
+            other => other?,
+        };
         let mut record = draft(leases.into_iter().map(lease_record).collect());
         record.host_ports.clone_from(&wanted.host_ports);
         let addresses: BTreeSet<IpAddr> = record.addresses().into_iter().collect();
-        let touched =
-            self.released.iter().filter(|(_, known)| known.iter().any(|(ip, _)| addresses.contains(ip)));
+        let touched = self
+            .released
+            .iter()
+            .filter(|(_, known)| known.leases.iter().any(|(ip, _)| addresses.contains(ip)));
         let obsolete: Vec<String> = touched
-            .filter(|(_, known)| known.iter().all(|(ip, generation)| self.ipam.generation(*ip) > *generation))
+            .filter(|(_, known)| {
+                known.leases.iter().all(|(ip, generation)| self.ipam.generation(*ip) > *generation)
+            })
             .map(|(file, _)| file.clone())
             .collect();
         let own_file = record.file_name();
@@ -238,6 +286,32 @@ impl Books {
         local_pod(record).endpoint_on(&self.resources, &self.node)
     }
 
+    /// This node's block around an address, whatever the state of its pool.
+    pub(crate) fn block_of(&self, address: IpAddr) -> Option<Block> {
+        let own = self
+            .resources
+            .blocks
+            .values()
+            .find(|block| block.node == self.node.name && block.cidr.holds(address))?;
+        Some(Block { prefix: own.cidr.network(), pool: own.pool.clone() })
+    }
+
+    /// The released record that an address's rest is remembered by.
+    pub(crate) fn resting_record(&self, address: IpAddr, now: Time) -> Option<String> {
+        let (_, generation, known) = self.ipam.known(now).find(|(known, _, _)| *known == address)?;
+        if !matches!(known, Known::Resting(_)) {
+            return None;
+        }
+        let mut files =
+            self.released.iter().filter(|(_, known)| known.leases.contains(&(address, generation)));
+        files.next().map(|(file, _)| file.clone())
+    }
+
+    /// Ends an address's rest; the caller has made that durable.
+    pub(crate) fn end_rest(&mut self, address: IpAddr) {
+        self.ipam.end_rest(address);
+    }
+
     /// Everything that the node has to bring about. A pod that is being attached is part of it: its link may be
     /// there before its ADD has heard of it. One that is being removed is not.
     pub(crate) fn node_state(&self) -> NodeState {
@@ -247,8 +321,8 @@ impl Books {
     }
 
     fn remember(&mut self, record: &PodRecord) {
-        let known = record.leases.iter().map(|lease| (lease.address, lease.generation)).collect();
-        self.released.insert(record.file_name(), known);
+        let leases = record.leases.iter().map(|lease| (lease.address, lease.generation)).collect();
+        self.released.insert(record.file_name(), Released { leases, pod: named(&record.pod) });
     }
 }
 
@@ -261,7 +335,12 @@ pub(crate) fn endpoint_id(record: &PodRecord) -> EndpointId {
 }
 
 fn lease_record(lease: Lease) -> LeaseRecord {
-    LeaseRecord { address: lease.address, generation: lease.generation, block: Some(lease.block) }
+    LeaseRecord {
+        address: lease.address,
+        generation: lease.generation,
+        block: Some(lease.block),
+        rested: false,
+    }
 }
 
 fn local_pod(record: &PodRecord) -> LocalPod {
@@ -301,8 +380,12 @@ pub(crate) fn is_damaged(id: &EndpointId) -> bool {
 /// its addresses until its link is gone or its DEL comes. `None` when even the name is no use.
 pub(crate) fn salvage(corrupt: &Corrupt, present: &Stamp, mtu: u32) -> Option<PodRecord> {
     let host_link = corrupt.host_link.clone().filter(|_| !corrupt.addresses.is_empty())?;
-    let lease =
-        |address: &IpAddr| LeaseRecord { address: *address, generation: DAMAGED_GENERATION, block: None };
+    let lease = |address: &IpAddr| LeaseRecord {
+        address: *address,
+        generation: DAMAGED_GENERATION,
+        block: None,
+        rested: false,
+    };
     Some(PodRecord {
         format: PodRecord::FORMAT,
         attachment: turnpike_agent_api::Attachment {

@@ -1,13 +1,20 @@
 //! Places where a test can make the agent die.
 //!
-//! In debug builds only, `TURNPIKE_FAILPOINT=NAME` makes the agent send itself SIGKILL when it reaches the point of
-//! that name: `add-stored` (the record is fsynced, nothing is attached), `add-attached` (all is in force, no reply
-//! yet), `del-detached` (the link is gone, the record is not released), `del-released` (all done, no reply yet).
+//! In debug builds only, `TURNPIKE_FAILPOINT=NAME` (or `NAME:N`, at the Nth pass) makes the agent send itself SIGKILL
+//! when it reaches the point of that name: `add-reserved` (in memory only), `store-written` (the record's draft is not
+//! fsynced), `store-synced` (it is, but not renamed), `store-renamed` (the folder is not fsynced), `add-stored` (the
+//! record is fsynced, nothing is attached), `add-attached` (all is in force, no reply yet), `del-detached` (the link is
+//! gone, the record is not released), `del-released` (all done, no reply yet).
 
 /// Dies here if the environment says so.
 #[cfg(debug_assertions)]
 pub(crate) fn reach(name: &str) {
-    if std::env::var("TURNPIKE_FAILPOINT").is_ok_and(|wanted| wanted == name) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static PASSES: AtomicU64 = AtomicU64::new(0);
+    let Ok(wanted) = std::env::var("TURNPIKE_FAILPOINT") else { return };
+    let (point, pass) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    if point == name && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == pass.parse().unwrap_or(1) {
         tracing::warn!(failpoint = name, "killing myself, as TURNPIKE_FAILPOINT asks");
         let own = rustix::process::getpid();
         // A process that cannot kill itself has no other way to do what the test asks for.

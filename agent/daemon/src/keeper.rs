@@ -1,5 +1,6 @@
 //! What has to be looked after without being asked: spooled DELs, pods whose link vanished, the heartbeat.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,13 @@ pub(crate) fn link_exists(name: &str) -> bool {
     rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
         .and_then(|socket| rustix::net::netdevice::name_to_index(&socket, name))
         .is_ok()
+}
+
+/// Names of all links of this network namespace.
+pub(crate) fn links() -> BTreeSet<String> {
+    let table = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let names = table.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned());
+    names.collect()
 }
 
 /// One round. Blocks.
@@ -82,7 +90,8 @@ fn observe(agent: &Agent) {
     }
 }
 
-fn is_to_go(agent: &Agent, id: &EndpointId, exists: bool) -> bool {
+/// True when a pod is to be given up; keeps in mind that its link was not there.
+pub(crate) fn is_to_go(agent: &Agent, id: &EndpointId, exists: bool) -> bool {
     let now = clock::now();
     let mut books = agent.books();
     let Some(entry) = books.pod_mut(id) else { return false };

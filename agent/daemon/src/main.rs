@@ -4,12 +4,17 @@
 //! `turnpike-cni` change the books of pods, durably before they are answered. See agent/DESIGN.md.
 
 mod agent;
+mod audit;
 mod bandwidth;
 mod bgp;
 mod books;
 mod clock;
 mod config;
+mod events;
 mod failpoint;
+mod gateways;
+mod install;
+mod ipam;
 mod keeper;
 mod locks;
 mod metrics;
@@ -56,6 +61,8 @@ enum Command {
     Validate,
     /// Print the JSON schema of all resources.
     Schema,
+    /// Put turnpike-cni and its conflist where the container runtime looks, and see whether it loads them.
+    InstallCni(install::InstallArgs),
     /// Remove everything of the agent's from this node: links, routes, nftables, eBPF, state. Pods lose their network.
     Uninstall,
 }
@@ -80,13 +87,14 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     let config = || Config::load(&cli.config);
-    match cli.command {
+    match &cli.command {
         None | Some(Command::Run) => run(config()?),
         Some(Command::Validate) => validate(&config()?),
         Some(Command::Schema) => {
             print!("{}", schema()?);
             Ok(())
         }
+        Some(Command::InstallCni(args)) => install::install(&config()?, args),
         Some(Command::Uninstall) => uninstall::uninstall(&config()?),
     }
 }
@@ -141,6 +149,7 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
     let listener = server::bind(&agent.config.paths.socket)?;
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(keeper::keep(Arc::clone(&agent)));
+    tasks.spawn(gateways::follow(Arc::clone(&agent)));
     tasks.spawn(source::watch(Arc::clone(&agent)));
     tasks.spawn(bandwidth::sample(Arc::clone(&agent)));
     tasks.spawn(server::serve(Arc::clone(&agent), listener));
@@ -185,7 +194,9 @@ mod tests {
         assert_eq!(conflist["cniVersions"], serde_json::json!(["0.4.0", "1.0.0", "1.1.0"]));
         let plugin = &conflist["plugins"][0];
         assert_eq!(plugin["type"], "turnpike-cni");
-        for capability in ["bandwidth", "portMappings", "io.kubernetes.cri.pod-annotations", "cgroupPath"] {
+        for capability in
+            ["bandwidth", "portMappings", "ips", "io.kubernetes.cri.pod-annotations", "cgroupPath"]
+        {
             assert_eq!(plugin["capabilities"][capability], true, "{capability}");
         }
     }

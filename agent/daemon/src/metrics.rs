@@ -25,7 +25,7 @@ use crate::status;
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 /// Verbs that are counted.
-const VERBS: [&str; 7] = ["ADD", "DEL", "CHECK", "STATUS", "GC", "status", "bw"];
+const VERBS: [&str; 8] = ["ADD", "DEL", "CHECK", "STATUS", "GC", "status", "bw", "ipam"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -95,7 +95,13 @@ impl Collector for Present {
         let flag = |value: bool| vec![(Vec::new(), u64::from(value))];
         let applied =
             self.0.health().last_apply.map_or(0, |took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        let gauges: [(&str, &str, Values); 9] = [
+        let gateways = report.gateways.iter().map(|gateway| {
+            let labels = vec![("link", gateway.link.clone()), ("address", gateway.address.to_string())];
+            (labels, u64::from(gateway.state == "answers"))
+        });
+        let gateways: Values = gateways.collect();
+        let gauges: [(&str, &str, Values); 10] = [
+            ("turnpike_gateway_answers", "A gateway answers ARP or ND", gateways),
             ("turnpike_pods", "Pod interfaces in the books", vec![(Vec::new(), report.pods.len() as u64)]),
             ("turnpike_ipam_addresses", "This node's addresses by pool and state", pools),
             (
@@ -164,6 +170,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/readyz/network", get(readyz_network))
         .with_state(state)
 }
 
@@ -180,9 +187,35 @@ async fn metrics(State(http): State<Http>) -> impl IntoResponse {
     }
 }
 
+/// Fails when ADD cannot work, as CNI STATUS does; the lines behind say what else is not as it should be.
 async fn readyz(State(http): State<Http>) -> impl IntoResponse {
-    match http.agent.ready() {
+    let report = status::report(&http.agent);
+    let (code, head) = match &report.health {
+        AgentHealth::Ready => (StatusCode::OK, "ok\n".to_owned()),
+        AgentHealth::NotReady(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    };
+    (code, head + &reasons(&report))
+}
+
+/// Fails also when no gateway answers: for who decides whether this node takes part in a service.
+async fn readyz_network(State(http): State<Http>) -> impl IntoResponse {
+    let lost = http.agent.health().gateways.lost();
+    match http.agent.ready().map_err(|error| error.message).and_then(|()| lost.map_or(Ok(()), Err)) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.message)),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
+}
+
+/// What a person wants to know of a node that is ready, or of one that is not.
+fn reasons(report: &turnpike_agent_api::StatusReport) -> String {
+    let gateways = report.gateways.iter().map(|gateway| {
+        format!("gateway {} on {}: {} ({} s)\n", gateway.address, gateway.link, gateway.state, gateway.age_s)
+    });
+    let source = report.source.errors.iter().map(|error| format!("resources: {error}\n"));
+    let bgp = report.bgp.error.iter().map(|error| format!("bgpd: {error}\n"));
+    let problems = report
+        .problems
+        .iter()
+        .map(|problem| format!("{} {}: {}\n", problem.severity, problem.subject, problem.message));
+    gateways.chain(source).chain(bgp).chain(problems).collect()
 }

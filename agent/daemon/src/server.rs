@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::{UnixListener, UnixStream};
-use turnpike_agent_api::{ErrorReply, FrameError, Receiver, Reply, code, write_frame};
+use turnpike_agent_api::{ErrorReply, FrameError, Receiver, Reply, Request, code, write_frame};
 
 use crate::agent::Agent;
+use crate::events;
 use crate::verbs;
 
 /// A caller has so long to send its request and to take its answer.
@@ -65,6 +66,9 @@ fn talk(agent: &Agent, stream: UnixStream) -> Result<(), FrameError> {
         return write_frame(&stream, &Reply::Error(refusal), &[]);
     }
     let reply = match Receiver::new().read_frame(&stream) {
+        Ok((Request::Events { since, watch }, _)) => {
+            return Ok(events::stream(agent, &stream, since, watch)?);
+        }
         Ok((request, files)) => verbs::answer(agent, request, files.into_iter().next()),
         Err(error @ FrameError::Format(_)) => {
             Reply::Error(ErrorReply::new(code::PROTOCOL, error.to_string()))

@@ -3,7 +3,9 @@
 //! A mistake anywhere keeps the last good state in force, also over a restart (a copy is kept in the state folder),
 //! and is named with file, line, field and remedy.
 
+mod edit;
 mod located;
+mod pool;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use crate::agent::Agent;
 use crate::clock;
 use crate::keeper;
 
+pub(crate) use pool::set_pool_state;
 pub(crate) use yaml::Document;
 
 /// After a change in the folder, quiet for so long means that the writer is done.

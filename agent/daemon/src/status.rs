@@ -6,7 +6,8 @@ use ipnetwork::IpNetwork;
 use turnpike_agent_api::{
     BgpStatus, BlockStatus, Health as AgentHealth, PodStatus, PoolStatus, SourceStatus, StatusReport,
 };
-use turnpike_calc::{NodeState, Time};
+use turnpike_calc::{NodeState, PlannedBlock, Time};
+use turnpike_model::desired::{HostPort, Protocol};
 
 use crate::agent::Agent;
 use crate::books::{Books, PodEntry, PodState};
@@ -33,6 +34,7 @@ pub(crate) fn report(agent: &Agent) -> StatusReport {
                 mtu: entry.record.mtu,
                 to_workload: limits.to_workload.map(|rate| rate.0),
                 from_workload: limits.from_workload.map(|rate| rate.0),
+                host_ports: entry.record.host_ports.iter().map(host_port).collect(),
                 state: match (entry.missing_since, entry.state) {
                     (Some(_), _) => "missing",
                     (None, PodState::Attaching) => "attaching",
@@ -72,16 +74,29 @@ pub(crate) fn report(agent: &Agent) -> StatusReport {
         blocks,
         pods,
         bgp: bgp(agent, &health, &state),
+        gateways: health.gateways.report(now),
         problems: health.problems(now),
         last_errors: health.errors(now),
         requests: agent.metrics.totals(),
     }
 }
 
+fn host_port(port: &HostPort) -> String {
+    let protocol = match port.protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    };
+    let at = port.host_ip.map_or_else(
+        || port.host_port.to_string(),
+        |ip| std::net::SocketAddr::new(ip, port.host_port).to_string(),
+    );
+    format!("{protocol} {at}→{}", port.container_port)
+}
+
 fn blocks(books: &Books, state: &NodeState, now: Time) -> Vec<BlockStatus> {
     let reserved = |prefix: IpNetwork| {
         let first: IpAddr = prefix.network();
-        books.ipam().plan().block_of(first).map_or(0, |block| block.reserved.len())
+        books.ipam().plan().block_of(first).map_or(0, PlannedBlock::unavailable)
     };
     state
         .desired

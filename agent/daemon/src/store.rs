@@ -16,6 +16,7 @@ use turnpike_calc::AskedLimits;
 use turnpike_model::desired::{Block, HostPort};
 
 use crate::clock::Stamp;
+use crate::failpoint;
 
 /// Version of the records' format.
 const FORMAT: u32 = 1;
@@ -29,6 +30,9 @@ pub(crate) struct LeaseRecord {
     /// Block that it came from; not known of a damaged record.
     #[serde(default)]
     pub(crate) block: Option<Block>,
+    /// Of a released address: an operator has ended its rest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) rested: bool,
 }
 
 /// Identity of a network namespace: device and inode of its nsfs file.
@@ -133,21 +137,37 @@ impl Store {
 
     /// Reads all records; files of a cut write are removed, damaged ones are named.
     pub(crate) fn load(&self) -> io::Result<Loaded> {
+        for path in self.paths("tmp")? {
+            fs::remove_file(&path)?;
+        }
+        self.peek()
+    }
+
+    /// Reads all records and changes nothing.
+    pub(crate) fn peek(&self) -> io::Result<Loaded> {
         let mut loaded = Loaded::default();
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-        paths.sort();
-        for path in paths {
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some(EXTENSION) => match read_record(&path) {
-                    Ok(record) => loaded.records.push(record),
-                    Err(message) => loaded.corrupt.push(corrupt(path, message)),
-                },
-                Some("tmp") => fs::remove_file(&path)?,
-                _ => {}
+        for path in self.paths(EXTENSION)? {
+            match read_record(&path) {
+                Ok(record) => loaded.records.push(record),
+                // Its pod went on while we looked.
+                Err(_) if !path.exists() => {}
+                Err(message) => loaded.corrupt.push(corrupt(path, message)),
             }
         }
         Ok(loaded)
+    }
+
+    /// Reads one record.
+    pub(crate) fn read(&self, file_name: &str) -> Result<PodRecord, String> {
+        read_record(&self.folder.join(file_name))
+    }
+
+    fn paths(&self, extension: &str) -> io::Result<Vec<PathBuf>> {
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        paths.retain(|path| path.extension().is_some_and(|found| found == extension));
+        paths.sort();
+        Ok(paths)
     }
 
     /// Makes a record durable. When this returns, a power cut does not lose it.
@@ -159,8 +179,11 @@ impl Store {
             let mut text = serde_json::to_vec_pretty(record)?;
             text.push(b'\n');
             file.write_all(&text)?;
+            failpoint::reach("store-written");
             file.sync_all()?;
+            failpoint::reach("store-synced");
             fs::rename(&temporary, self.folder.join(&name))?;
+            failpoint::reach("store-renamed");
             File::open(&self.folder)?.sync_all()
         })();
         if result.is_err() {
@@ -228,7 +251,8 @@ pub(crate) mod tests {
     use crate::clock::BootId;
 
     pub(crate) fn record(container_id: &str, address: &str) -> PodRecord {
-        let lease = LeaseRecord { address: address.parse().unwrap(), generation: 1, block: None };
+        let lease =
+            LeaseRecord { address: address.parse().unwrap(), generation: 1, block: None, rested: false };
         PodRecord {
             format: FORMAT,
             attachment: Attachment { container_id: container_id.into(), ifname: "eth0".into() },

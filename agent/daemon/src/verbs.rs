@@ -24,8 +24,12 @@ pub(crate) fn answer(agent: &Agent, request: Request, netns: Option<OwnedFd>) ->
         Request::Add(request) => add::add(agent, *request, netns).map(Reply::Added),
         Request::Del(request) => del::del(agent, &request).map(|()| Reply::Done),
         Request::Check(request) => check::check(agent, &request, netns).map(|()| Reply::Done),
+        Request::Events { .. } => Err(ErrorReply::new(code::PROTOCOL, "events are a stream, not an answer")),
         Request::Ready => agent.ready().map(|()| Reply::Done),
         Request::Gc(request) => gc::gc(agent, &request).map(|()| Reply::Done),
+        Request::Ipam(request) => {
+            crate::ipam::answer(agent, request).map(|reply| Reply::Ipam(Box::new(reply)))
+        }
         Request::Status => Ok(Reply::Status(Box::new(crate::status::report(agent)))),
         Request::Bw(request) => {
             crate::bandwidth::answer(agent, &request).map(|reply| Reply::Bw(Box::new(reply)))
@@ -60,6 +64,8 @@ fn describe(request: &Request) -> (&'static str, String) {
         Request::Gc(request) => ("GC", request.network.clone()),
         Request::Status => ("status", String::new()),
         Request::Bw(_) => ("bw", String::new()),
+        Request::Events { .. } => ("events", String::new()),
+        Request::Ipam(request) => ("ipam", crate::ipam::describe(request)),
     }
 }
 

@@ -14,6 +14,7 @@ mod conntrack;
 mod endpoint;
 mod error;
 mod facts;
+mod gateways;
 mod host;
 mod links;
 mod netlink;
@@ -29,6 +30,7 @@ mod watch;
 
 pub use config::DataplaneConfig;
 pub use error::DataplaneError;
+pub use gateways::{Gateway, Reach};
 pub use plane::{ClassUsage, Dataplane, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
 pub use report::{
     AttachReport, Finding, LimitsInForce, MtuDecision, MtuRule, NodeFacts, Problem, Severity, Uplink,

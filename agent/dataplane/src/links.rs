@@ -419,6 +419,7 @@ fn ip_address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn family(address: IpAddr) -> AddressFamily {
+/// An address's family in netlink's words.
+pub(crate) fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }

@@ -8,11 +8,14 @@ mod usage;
 
 pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use turnpike_model::desired::{DesiredState, Endpoint};
 
 use crate::bpf::Bpf;
+use crate::gateways::{self, Gateway};
+use crate::links::{self, Holder};
 use crate::netlink::Netlink;
 use crate::nft::Nftables;
 use crate::routes::HostRoutes;
@@ -142,6 +145,24 @@ impl Dataplane {
     /// Netlink failed.
     pub fn limits_in_force(&mut self, endpoint: &Endpoint) -> Result<LimitsInForce, DataplaneError> {
         self.read_limits(endpoint)
+    }
+
+    /// The default routes' gateways and whether they answer ARP or ND; has the kernel ask each of them again.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub fn gateways(&mut self) -> Result<Vec<Gateway>, DataplaneError> {
+        gateways::look(&mut self.netlink).map_err(|refusal| refusal.doing("look at the gateways"))
+    }
+
+    /// Name of the link that the node's own route to an address leads to; `None` where there is no such route.
+    pub fn routed_to(&mut self, address: IpAddr) -> Option<String> {
+        match links::holder(&mut self.netlink, address)? {
+            Holder::Node => Some("the node itself".to_owned()),
+            Holder::Link(index) => {
+                links::by_index(&mut self.netlink, index).ok().flatten().map(|link| link.name)
+            }
+        }
     }
 
     /// Counters of the eBPF programs by name, summed over CPUs; `None` where there are no programs.

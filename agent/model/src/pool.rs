@@ -24,6 +24,9 @@ pub struct IpPoolSpec {
     /// When given, pods of this pool leave with their node's address, except towards the ranges named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<MasqueradeSpec>,
+    /// Addresses that pods get only by asking for them, and some not at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<ReservationSpec>,
 }
 
 impl IpPoolSpec {
@@ -32,6 +35,17 @@ impl IpPoolSpec {
     pub fn block_len(&self) -> u8 {
         self.block_size.unwrap_or(if self.cidr.is_ipv6() { 122 } else { 26 })
     }
+}
+
+/// Addresses kept out of the pool's ordinary use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReservationSpec {
+    /// The addresses.
+    pub cidr: Cidr,
+    /// Namespaces whose pods may ask for one of them (`turnpike.io/ip-addresses`); nobody, unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
 }
 
 /// A pool's life: Active → Draining → Retired.

@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use turnpike_agent_api::{
-    AddReply, AddRequest, Attachment, CheckRequest, Client, DEFAULT_SOCKET, DelRequest, ErrorReply,
-    GcRequest, Health, PodInfo, Reply, Request, StatusReport,
+    AddReply, AddRequest, Attachment, CheckRequest, Client, ClientError, DEFAULT_SOCKET, DelRequest,
+    ErrorReply, GcRequest, Health, IpamFinding, IpamReply, IpamRequest, PodInfo, Reply, Request,
+    StatusReport,
 };
 use turnpike_testbed::{Lab, Node, Process, binary, poll_result};
 
@@ -91,6 +93,62 @@ impl Bench {
         self.wait_ready()
     }
 
+    /// The next agent, which will die at a failpoint.
+    pub(crate) fn restart_armed(&self, failpoint: &str) -> Result<()> {
+        let mut command = agent_command(&self.node)?;
+        command.env("TURNPIKE_FAILPOINT", failpoint);
+        let agent = self.node.spawn("turnpike-agent", command)?;
+        *self.agent.lock().expect("nobody panicked with it") = agent;
+        self.wait_ready()
+    }
+
+    /// Waits for the agent to end by itself.
+    pub(crate) fn wait_death(&self) -> Result<()> {
+        self.agent.lock().expect("nobody panicked with it").wait_exit(DEADLINE).map(drop)
+    }
+
+    /// ADD, asked once; `None` when the agent died over it.
+    pub(crate) fn try_add(&self, container: &str, netns: &str) -> Result<Option<AddReply>> {
+        let request = Request::Add(Box::new(self.add_request(container, netns)));
+        match self.ask_once(&request, Some(&format!("/run/netns/{netns}")))? {
+            Some(Reply::Added(reply)) => Ok(Some(reply)),
+            Some(other) => bail!("{other:?}"),
+            None => Ok(None),
+        }
+    }
+
+    /// DEL, asked once; false when the agent died over it.
+    pub(crate) fn try_del(&self, container: &str) -> Result<bool> {
+        let request = DelRequest { attachment: attachment(container), network: "turnpike".to_owned() };
+        match self.ask_once(&Request::Del(request), None)? {
+            Some(reply) => Ok(expect_done(reply).map(|()| true)?),
+            None => Ok(false),
+        }
+    }
+
+    fn ask_once(&self, request: &Request, netns: Option<&str>) -> Result<Option<Reply>> {
+        let netns =
+            netns.map(|path| File::open(self.node.path(path)?).context("the namespace")).transpose()?;
+        let files: Vec<_> = netns.iter().map(AsFd::as_fd).collect();
+        let socket = self.node.path(DEFAULT_SOCKET)?;
+        match Client::connect(&socket).and_then(|client| client.request(request, &files, DEADLINE)) {
+            Ok(reply) => Ok(Some(reply)),
+            Err(ClientError::Unreachable { .. } | ClientError::NoAnswer(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the agent finds when it compares its books, its disk and the kernel.
+    pub(crate) fn ipam_check(&self) -> Result<Vec<IpamFinding>> {
+        match self.ask(&Request::Ipam(IpamRequest::Check), None)? {
+            Reply::Ipam(reply) => match *reply {
+                IpamReply::Findings { findings, .. } => Ok(findings),
+                other => bail!("{other:?}"),
+            },
+            other => bail!("{other:?}"),
+        }
+    }
+
     /// Makes the network namespace of a pod.
     pub(crate) fn netns(&self, name: &str) -> Result<()> {
         self.node.run(&["ip", "netns", "add", name])?;
@@ -129,6 +187,7 @@ impl Bench {
             annotations: std::collections::BTreeMap::new(),
             cgroup_path: None,
             port_mappings: Vec::new(),
+            ips: Vec::new(),
         }
     }
 
@@ -220,9 +279,13 @@ impl Bench {
 }
 
 fn launch(node: &Node) -> Result<Process> {
+    node.spawn("turnpike-agent", agent_command(node)?)
+}
+
+fn agent_command(node: &Node) -> Result<Command> {
     let mut command = node.command(binary("turnpike-agent")?)?;
     command.args(["--config", CONFIG]);
-    node.spawn("turnpike-agent", command)
+    Ok(command)
 }
 
 fn attachment(container: &str) -> Attachment {

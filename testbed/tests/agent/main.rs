@@ -9,5 +9,7 @@
 
 mod bench;
 mod books;
+mod chaos;
 mod churn;
+mod fixed;
 mod verbs;

@@ -149,3 +149,29 @@ fn a_block_that_disappears_cuts_no_pod_off() -> Result<()> {
     bench.wait_all_free()?;
     lab.finish()
 }
+
+/// Verifies: a gateway that answers makes `/readyz/network` good; one that is gone makes it bad, and nothing else: the
+/// node stays Ready for the runtime.
+#[test]
+fn a_lost_gateway_is_told_and_evicts_nobody() -> Result<()> {
+    let lab = Lab::new("agent-gateway")?;
+    let bench = Bench::start(&lab)?;
+    let state = |wanted: &str| {
+        bench.wait_status(&format!("the gateway to be {wanted}"), |status| {
+            let gateway = status.gateways.first().context("no gateway")?;
+            ensure!(gateway.state == wanted, "{gateway:?}");
+            Ok(())
+        })
+    };
+    let ask = || {
+        let url = "http://127.0.0.1:9471/readyz/network";
+        bench.node.run_unchecked(&["busybox", "wget", "-qO-", url])
+    };
+    state("answers")?;
+    assert!(ask()?.status.success());
+    bench.node.run(&["ip", "route", "replace", "default", "via", "10.1.1.77"])?;
+    state("silent")?;
+    assert!(!ask()?.status.success());
+    assert_eq!(bench.status()?.health, Health::Ready);
+    lab.finish()
+}

@@ -9,7 +9,9 @@
 
 mod agent_down;
 mod host_ports;
+mod install;
 mod lifetime;
+mod operator;
 mod pods;
 mod resources;
 mod verbs;

@@ -149,7 +149,7 @@ fn footprint(turnpike: &turnpike_testbed::turnpike_node::TurnpikeNode) -> Result
     for command in [
         "ip -4 route show table all",
         "ip -6 route show table all",
-        "ip neigh",
+        "ip neigh show nud permanent",
         "tc filter show dev eth0 egress",
     ] {
         text.push_str(&format!("\n# {command}\n{}", node.text(&command.split(' ').collect::<Vec<_>>())?));

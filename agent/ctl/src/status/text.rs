@@ -23,6 +23,7 @@ pub(super) fn render(status: &NodeStatus) -> String {
     }
     bgp(&mut screen, status);
     if let Some(agent) = &status.agent {
+        gateways(&mut screen, agent);
         list(&mut screen, "problems", &agent.problems);
         list(&mut screen, "last errors", &agent.last_errors);
     }
@@ -60,6 +61,18 @@ fn addresses(screen: &mut String, agent: &StatusReport) {
         })
         .collect();
     section(screen, "blocks", &table(["CIDR", "POOL", "USED", "COOLING"], &blocks));
+}
+
+/// Only those that do not answer: the others are no news.
+fn gateways(screen: &mut String, agent: &StatusReport) {
+    let silent = agent.gateways.iter().filter(|gateway| gateway.state == "silent");
+    let lines: String = silent
+        .map(|gateway| {
+            let ago = duration(gateway.age_s);
+            format!("  {} on {} does not answer ARP or ND ({ago})\n", gateway.address, gateway.link)
+        })
+        .collect();
+    section(screen, "gateways", &lines);
 }
 
 fn in_use(used: u64, total: u64) -> String {

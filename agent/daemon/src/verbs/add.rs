@@ -6,7 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use turnpike_agent_api::{AddReply, AddRequest, ErrorReply, code};
-use turnpike_calc::{AskedLimits, AskedPort, IpamError, RuntimeBandwidth, asked_limits, asked_ports};
+use turnpike_calc::{
+    AskedAddresses, AskedLimits, AskedPort, IpamError, RuntimeBandwidth, WishError, asked_addresses,
+    asked_limits, asked_ports,
+};
 use turnpike_dataplane::AttachReport;
 use turnpike_model::desired::{EndpointId, HostPort};
 
@@ -33,7 +36,11 @@ pub(super) fn add(
     let netns = netns.ok_or_else(missing_netns)?;
     let identity = identify(&netns)?;
     let asked = limits(&request)?;
-    let wanted = Wanted { host_ports: host_ports(&request)? };
+    let wanted = Wanted {
+        host_ports: host_ports(&request)?,
+        addresses: addresses(&request)?,
+        pod: request.pod.clone(),
+    };
     let id = endpoint_id(&request.attachment);
     let _guard = agent.locks.lock(&id);
     del::execute_spooled(agent, &request.attachment);
@@ -100,6 +107,7 @@ fn fresh(
     };
     let Reservation { record, obsolete } =
         agent.books().reserve(id, wanted, clock::now(), draft).map_err(no_place)?;
+    failpoint::reach("add-reserved");
     if let Err(error) = agent.persist(&record) {
         agent.books().release(id, &record, clock::now());
         return Err(error);
@@ -115,6 +123,8 @@ fn fresh(
     failpoint::reach("add-attached");
     forget(agent, &obsolete);
     agent.changed();
+    let node = agent.books().node().name.clone();
+    agent.events.assigned(&node, &record);
     tracing::info!(
         container = id.container_id,
         pod = request.pod.name,
@@ -253,9 +263,29 @@ fn host_ports(request: &AddRequest) -> Result<Vec<HostPort>, ErrorReply> {
     })
 }
 
+fn addresses(request: &AddRequest) -> Result<AskedAddresses, ErrorReply> {
+    asked_addresses(&request.annotations, &request.ips).map_err(|error| {
+        ErrorReply::new(code::INVALID_CONFIG, format!("the addresses asked for are unusable: {error}"))
+    })
+}
+
 fn no_place(refusal: Refusal) -> ErrorReply {
     let (code, remedy) = match &refusal {
         Refusal::Address(IpamError::AlreadyHeld(_)) => (code::ALREADY_ATTACHED, ""),
+        Refusal::Address(IpamError::NotHere(_)) => (
+            code::ADDRESS_TAKEN,
+            "`turnpike why ADDRESS` says whose block it is in; a fixed address ties the pod to that block's node",
+        ),
+        Refusal::Address(IpamError::Resting { .. }) => {
+            (code::TRY_AGAIN, "wait, or: turnpike ipam release ADDRESS")
+        }
+        Refusal::AddressTaken { .. } => {
+            (code::ADDRESS_TAKEN, "ask for another address, or end the other pod first")
+        }
+        Refusal::Wish(WishError::NotGranted { .. }) => {
+            (code::INVALID_CONFIG, "add it to spec.reservations of its IPPool, with this namespace")
+        }
+        Refusal::Wish(_) => (code::INVALID_CONFIG, ""),
         Refusal::Address(_) => (
             code::EXHAUSTED,
             "`turnpike status` shows pools and blocks; add an IPBlock for this node to get more",

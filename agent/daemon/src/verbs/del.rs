@@ -64,6 +64,8 @@ pub(crate) fn remove(agent: &Agent, id: &EndpointId) -> Result<(), ErrorReply> {
     agent.persist(&record)?;
     agent.books().release(id, &record, clock::now());
     agent.changed();
+    let node = agent.books().node().name.clone();
+    agent.events.released(&node, &record);
     tracing::info!(container = id.container_id, addresses = ?record.addresses(), link = record.host_link, "pod removed");
     Ok(())
 }

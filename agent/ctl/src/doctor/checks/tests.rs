@@ -1,0 +1,191 @@
+use super::super::facts::{AgentFacts, Cni, DroppingChain, Kernel, Managers};
+use super::*;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A host without a mistake.
+fn healthy() -> Facts {
+    let sysctls = [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/eth0/rp_filter", "1"),
+        ("net/ipv6/conf/eth0/accept_ra", "2"),
+    ];
+    let default = |is_ipv6: bool, gateway: &str| Route {
+        is_ipv6,
+        gateways: vec![ip(gateway)],
+        device: "eth0".into(),
+        protocol: 4,
+        ..Route::default()
+    };
+    let pod = Route {
+        destination: Some((ip("10.244.1.2"), 32)),
+        device: "tpk0".into(),
+        protocol: 201,
+        ..Route::default()
+    };
+    Facts {
+        sysctls: sysctls.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        links: vec![Link {
+            name: "eth0".into(),
+            mtu: 1500,
+            up: true,
+            addresses: vec![(ip("10.1.1.11"), 24), (ip("fd00:1::11"), 64)],
+        }],
+        routes: vec![default(false, "10.1.1.1"), default(true, "fd00:1::1"), pod],
+        kernel: Kernel { release: "6.1.0-18-amd64".into(), btf: true, bpffs: true, cgroup2: true },
+        managers: Managers::default(),
+        cni: Cni {
+            folder: "/etc/cni/net.d".into(),
+            files: vec![("10-turnpike.conflist".into(), vec!["turnpike-cni".into()])],
+            binary: true,
+            maps_ports: true,
+        },
+        agent: Some(AgentFacts {
+            pools: vec![("v4".into(), ip("10.244.0.0"), 16), ("v6".into(), ip("fd00:244::"), 48)],
+            pod_mtu: Some(1500),
+            ..AgentFacts::default()
+        }),
+        route_protocol: 201,
+        ..Facts::default()
+    }
+}
+
+/// The one check that is not good on a healthy host with this mistake.
+fn with(mistake: impl FnOnce(&mut Facts)) -> (&'static str, Verdict, String) {
+    let mut facts = healthy();
+    mistake(&mut facts);
+    let mut found: Vec<Check> =
+        all(&facts).into_iter().filter(|check| check.verdict != Verdict::Good).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let check = found.remove(0);
+    (check.name, check.verdict, format!("{} → {}", check.found, check.remedy.expect("a remedy")))
+}
+
+fn named((name, verdict, words): (&'static str, Verdict, String), parts: &[&str]) -> (&'static str, Verdict) {
+    for part in parts {
+        assert!(words.contains(part), "`{part}` is not in: {words}");
+    }
+    (name, verdict)
+}
+
+#[test]
+fn a_healthy_host_is_called_good() {
+    let bad: Vec<Check> =
+        all(&healthy()).into_iter().filter(|check| check.verdict != Verdict::Good).collect();
+    assert_eq!(bad, []);
+}
+
+#[test]
+fn each_mistake_of_a_host_is_found_by_one_check_with_its_remedy() {
+    let set = |key: &str, value: &str| {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        move |facts: &mut Facts| drop(facts.sysctls.insert(key, value))
+    };
+    assert_eq!(
+        named(with(set("net/ipv4/ip_forward", "0")), &["IPv4", "sysctl -w"]),
+        ("forwarding", Verdict::Bad)
+    );
+    assert_eq!(
+        named(with(set("net/ipv4/conf/all/rp_filter", "2")), &["loose"]),
+        ("rp_filter", Verdict::Warn)
+    );
+    let networkd = with(|facts| facts.managers.networkd = true);
+    assert_eq!(named(networkd, &["deploy/networkd"]), ("networkd", Verdict::Bad));
+    let manager = with(|facts| facts.managers.network_manager = true);
+    assert_eq!(named(manager, &["deploy/NetworkManager"]), ("NetworkManager", Verdict::Bad));
+    let no_default = with(|facts| facts.routes.retain(|route| route.is_ipv6 || route.destination.is_some()));
+    assert_eq!(named(no_default, &["IPv4", "ip route add"]), ("default route", Verdict::Warn));
+    let docker = with(|facts| {
+        let bridge =
+            Link { name: "docker0".into(), addresses: vec![(ip("10.244.9.1"), 24)], ..Link::default() };
+        facts.links.push(bridge);
+    });
+    assert_eq!(named(docker, &["docker0", "pool v4"]), ("overlap", Verdict::Bad));
+    let large = with(|facts| facts.links[0].mtu = 1400);
+    assert_eq!(named(large, &["1400", "network.mtu"]), ("MTU", Verdict::Bad));
+    let cgroup = with(|facts| facts.kernel.cgroup2 = false);
+    assert_eq!(named(cgroup, &["systemd.unified_cgroup_hierarchy=1"]), ("cgroup v2", Verdict::Warn));
+    let old = with(|facts| facts.kernel.release = "4.19.0".into());
+    assert_eq!(named(old, &["5.10"]), ("kernel", Verdict::Bad));
+    let bpffs = with(|facts| facts.kernel.bpffs = false);
+    assert_eq!(named(bpffs, &["mount -t bpf"]), ("bpffs", Verdict::Warn));
+}
+
+#[test]
+fn mistakes_about_neighbours_in_the_kernel_and_the_runtime_are_found() {
+    let stranger = with(|facts| {
+        facts.routes.push(Route {
+            destination: Some((ip("192.0.2.0"), 24)),
+            device: "eth0".into(),
+            protocol: 201,
+            ..Route::default()
+        });
+    });
+    assert_eq!(
+        named(stranger, &["192.0.2.0/24 dev eth0", "route_protocol"]),
+        ("route protocol", Verdict::Bad)
+    );
+    let dropping = with(|facts| {
+        facts.dropping = vec![DroppingChain { name: "ip filter FORWARD".into(), names_ours: false }];
+    });
+    assert_eq!(named(dropping, &["ip filter FORWARD", "tpk+"]), ("FORWARD policy", Verdict::Bad));
+    let firewalld = with(|facts| facts.managers.firewalld = true);
+    assert_eq!(named(firewalld, &["firewall-cmd"]), ("FORWARD policy", Verdict::Warn));
+    let far = with(|facts| facts.peers_down = vec![("rr1".into(), ip("10.9.9.9"), "timed out".into())]);
+    assert_eq!(named(far, &["rr1", "multihopTtl"]), ("next hops", Verdict::Warn));
+    let order = with(|facts| facts.cni.files.insert(0, ("05-bridge.conf".into(), vec!["bridge".into()])));
+    assert_eq!(named(order, &["05-bridge.conf", "remove"]), ("CNI conflist", Verdict::Bad));
+    let twice = with(|facts| facts.cni.files[0].1.push("portmap".into()));
+    assert_eq!(named(twice, &["twice"]), ("CNI conflist", Verdict::Warn));
+    let absent = with(|facts| facts.cni.binary = false);
+    assert_eq!(named(absent, &["install-cni"]), ("CNI conflist", Verdict::Bad));
+}
+
+#[test]
+fn forwarding_that_silences_router_advertisements_is_bad_only_where_they_carry_the_default_route() {
+    let deaf = |protocol: u8| {
+        move |facts: &mut Facts| {
+            facts.sysctls.insert("net/ipv6/conf/eth0/accept_ra".into(), "1".into());
+            for route in facts.routes.iter_mut().filter(|route| route.is_ipv6) {
+                route.protocol = protocol;
+            }
+        }
+    };
+    assert_eq!(named(with(deaf(9)), &["accept_ra=2", "eth0"]), ("accept_ra", Verdict::Bad));
+    let mut facts = healthy();
+    deaf(4)(&mut facts);
+    assert!(all(&facts).iter().all(|check| check.verdict == Verdict::Good));
+}
+
+#[test]
+fn two_ways_out_and_a_strict_filter_are_named() {
+    let two = with(|facts| {
+        facts.links.push(Link {
+            name: "eth1".into(),
+            mtu: 1500,
+            addresses: vec![(ip("10.2.1.11"), 24)],
+            up: true,
+        });
+        facts.routes.push(Route {
+            gateways: vec![ip("10.2.1.1")],
+            device: "eth1".into(),
+            protocol: 4,
+            ..Route::default()
+        });
+    });
+    assert_eq!(named(two, &["eth0", "rp_filter=2"]), ("rp_filter", Verdict::Warn));
+}
+
+#[test]
+fn without_an_agent_the_rest_is_still_looked_at() {
+    let mut facts = healthy();
+    facts.agent = None;
+    facts.agent_error = Some("cannot reach turnpike-agent".into());
+    let checks = all(&facts);
+    assert_eq!(checks[0].verdict, Verdict::Bad);
+    assert!(checks.iter().filter(|check| check.verdict == Verdict::Good).count() > 10);
+}
