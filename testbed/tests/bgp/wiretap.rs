@@ -12,6 +12,8 @@ const MARKER: [u8; 16] = [0xff; 16];
 const HEADER_LEN: usize = 19;
 const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
+const CEASE: u8 = 6;
+const CONNECTION_COLLISION: u8 = 7;
 const MP_UNREACH_NLRI: u8 = 15;
 
 /// One BGP message on the wire.
@@ -30,8 +32,10 @@ impl fmt::Debug for Message {
 }
 
 impl Message {
+    /// A NOTIFICATION that ends a session. The loser of a collision (RFC 4271 §6.8, RFC 4486) was none yet: two that
+    /// connect to each other at once after a restart need one of the two connections.
     pub(crate) fn is_notification(&self) -> bool {
-        self.kind == NOTIFICATION
+        self.kind == NOTIFICATION && !self.body.starts_with(&[CEASE, CONNECTION_COLLISION])
     }
 
     /// An UPDATE that takes at least one prefix back (RFC 4271 §4.3, RFC 4760 §4). End-of-RIB takes back nothing.
