@@ -107,7 +107,8 @@ pub(crate) fn get_classes(link: u32) -> Request {
 pub(crate) fn parse_class(body: &[u8]) -> Option<Class> {
     let attributes = body.get(HEADER..)?;
     let handle = attr::u32_at(body, 8)?;
-    if handle & 0xffff_0000 != HTB || attr::text(attr::find(attributes, TCA_KIND)?) != "htb" {
+    if handle & 0xffff_0000 != HTB || handle == HTB || attr::text(attr::find(attributes, TCA_KIND)?) != "htb"
+    {
         return None;
     }
     Some(Class {
