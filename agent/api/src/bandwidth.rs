@@ -12,6 +12,34 @@ use crate::message::{Attachment, PodInfo};
 pub enum BwRequest {
     /// Limits and rates of all pods, and the uplinks.
     Report,
+    /// What a `NodeBandwidth` would have done to the traffic of the last minutes.
+    Plan {
+        /// Name of its file, for messages.
+        file: String,
+        /// Its text.
+        yaml: String,
+    },
+    /// Put a `NodeBandwidth` in force.
+    Apply {
+        /// Name of its file, for messages.
+        file: String,
+        /// Its text.
+        yaml: String,
+        /// Seconds after which it is taken back unless confirmed; 0 is for good.
+        confirm_s: u64,
+        /// Who asks, for the audit log.
+        who: String,
+    },
+    /// Let the change on trial stay.
+    Confirm {
+        /// Who asks.
+        who: String,
+    },
+    /// Take the change on trial back now.
+    RollBack {
+        /// Who asks.
+        who: String,
+    },
 }
 
 /// Answers to a [`BwRequest`].
@@ -20,6 +48,57 @@ pub enum BwRequest {
 pub enum BwReply {
     /// To [`BwRequest::Report`].
     Report(BwReport),
+    /// To [`BwRequest::Plan`].
+    Plan(BwPlan),
+    /// To the other requests.
+    Trial(BwTrial),
+}
+
+/// A change that was made, confirmed or taken back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwTrial {
+    /// Kind and name.
+    pub resource: String,
+    /// Its file on the node.
+    pub file: String,
+    /// Seconds until it is taken back; 0 when it is on trial no more.
+    pub left_s: u64,
+    /// Who put it in force.
+    pub who: String,
+}
+
+/// What would have been held back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwPlan {
+    /// Kind and name.
+    pub resource: String,
+    /// Seconds of history that it was held against.
+    pub history_s: u64,
+    /// Pods by direction, then the host and the classes.
+    pub rows: Vec<BwPlanRow>,
+    /// What to keep in mind.
+    pub notes: Vec<String>,
+}
+
+/// One pod and direction, or a share of an uplink. Rates are bits per second.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwPlanRow {
+    /// The pod, `host`, or `class` and a name.
+    pub name: String,
+    /// `to the pod`, `from the pod`, or `out of` an uplink.
+    pub direction: String,
+    /// Limit in force.
+    pub before: Option<u64>,
+    /// Limit or ceiling that is planned.
+    pub after: Option<u64>,
+    /// Seconds in which something would have been held back.
+    pub seconds: u64,
+    /// Of so many.
+    pub of_seconds: u64,
+    /// Held back on average of these seconds.
+    pub mean_excess: u64,
+    /// Held back in the worst of them.
+    pub worst_excess: u64,
 }
 
 /// Bandwidth of a node at one moment. Rates and limits are bits per second on Ethernet frames.
@@ -31,6 +110,8 @@ pub struct BwReport {
     pub age_ms: Option<u64>,
     /// Seconds of history there are.
     pub history_s: u64,
+    /// A change that waits for its confirmation.
+    pub trial: Option<BwTrial>,
     /// Interfaces with a default route.
     pub uplinks: Vec<BwUplink>,
     /// Pods in order of their names.

@@ -14,7 +14,10 @@ mod message;
 mod spool;
 mod status;
 
-pub use bandwidth::{BwClass, BwDirection, BwPod, BwReply, BwReport, BwRequest, BwSource, BwUplink, Rates};
+pub use bandwidth::{
+    BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReply, BwReport, BwRequest, BwSource, BwTrial,
+    BwUplink, Rates,
+};
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};
 pub use ipam::{AddressStatus, Collected, Explanation, Fact, IpamBook, IpamFinding, IpamReply, IpamRequest};

@@ -5,6 +5,7 @@
 
 mod explain;
 mod meter;
+mod plan;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub const EGRESS_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
 
 pub use explain::{Decision, LimitSource, explain};
 pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
+pub use plan::{Demand, Throttled, tree_throttles};
 pub use tree::{class_of, node_tree};
 pub(crate) use tree::{mistakes, tree_issues};
 

@@ -15,9 +15,9 @@ mod validate;
 mod wishes;
 
 pub use bandwidth::{
-    AskedLimits, BandwidthError, CLASS_ANNOTATION, Decision, EGRESS_ANNOTATION, FromRuntime, HISTORY_SECONDS,
-    INGRESS_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth, Series, asked_limits,
-    class_of, explain, node_tree,
+    AskedLimits, BandwidthError, CLASS_ANNOTATION, Decision, Demand, EGRESS_ANNOTATION, FromRuntime,
+    HISTORY_SECONDS, INGRESS_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth, Series,
+    Throttled, asked_limits, class_of, explain, node_tree, tree_throttles,
 };
 pub use ipam::{Ipam, IpamError, Known, Lease, Remembered, Use};
 pub use node::{LocalPod, Node, NodeState, node_state};

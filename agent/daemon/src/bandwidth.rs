@@ -1,7 +1,10 @@
 //! Bandwidth as people watch it: counters are read once a second, and rates kept for a while.
 
+mod audit;
 mod metrics;
+mod plan;
 mod report;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,13 +18,17 @@ use crate::agent::Agent;
 use crate::clock;
 
 pub(crate) use metrics::Metrics;
+pub(crate) use trial::watch as end_trials;
 
 /// Between two readings of the counters.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What was read last, and the rates until then.
+/// What was read last, the rates until then, and a change on trial.
 #[derive(Debug, Default)]
-pub(crate) struct Monitor(Mutex<Seen>);
+pub(crate) struct Monitor {
+    seen: Mutex<Seen>,
+    trial: Mutex<Option<trial::Trial>>,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -32,7 +39,12 @@ pub(crate) struct Seen {
 impl Monitor {
     /// Taken after the books, never before; held for moments only.
     pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Taken before all other locks: it is held while a trial is put in force or taken back.
+    fn trial(&self) -> MutexGuard<'_, Option<trial::Trial>> {
+        self.trial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self, now: Time, sample: UsageSample) {
@@ -86,9 +98,14 @@ fn read(agent: &Agent) -> Result<(), String> {
 }
 
 /// Answers `turnpike bw`.
-#[expect(clippy::unnecessary_wraps, reason = "the other actions can fail")]
 pub(crate) fn answer(agent: &Agent, request: &BwRequest) -> Result<BwReply, ErrorReply> {
     match request {
         BwRequest::Report => Ok(BwReply::Report(report::report(agent))),
+        BwRequest::Plan { file, yaml } => plan::plan(agent, file, yaml).map(BwReply::Plan),
+        BwRequest::Apply { file, yaml, confirm_s, who } => {
+            trial::apply(agent, (file.as_str(), yaml.as_str()), *confirm_s, who).map(BwReply::Trial)
+        }
+        BwRequest::Confirm { who } => trial::confirm(agent, who).map(BwReply::Trial),
+        BwRequest::RollBack { who } => trial::roll_back(agent, who).map(BwReply::Trial),
     }
 }

@@ -312,6 +312,12 @@ impl Books {
         self.ipam.end_rest(address);
     }
 
+    /// Pods that stay, as the desired state is made of them, with names for people.
+    pub(crate) fn local_pods(&self) -> Vec<(LocalPod, String)> {
+        let staying = self.pods.values().filter(|entry| entry.state != PodState::Removing);
+        staying.map(|entry| (local_pod(&entry.record), label(&entry.record))).collect()
+    }
+
     /// Everything that the node has to bring about. A pod that is being attached is part of it: its link may be
     /// there before its ADD has heard of it. One that is being removed is not.
     pub(crate) fn node_state(&self) -> NodeState {
@@ -331,6 +337,14 @@ pub(crate) fn endpoint_id(record: &PodRecord) -> EndpointId {
     EndpointId {
         container_id: record.attachment.container_id.clone(),
         ifname: record.attachment.ifname.clone(),
+    }
+}
+
+/// `namespace/name`, or the host link where the runtime did not tell.
+fn label(record: &PodRecord) -> String {
+    match (&record.pod.namespace, &record.pod.name) {
+        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+        _ => record.host_link.clone(),
     }
 }
 

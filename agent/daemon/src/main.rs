@@ -152,6 +152,7 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
     tasks.spawn(gateways::follow(Arc::clone(&agent)));
     tasks.spawn(source::watch(Arc::clone(&agent)));
     tasks.spawn(bandwidth::sample(Arc::clone(&agent)));
+    tasks.spawn(bandwidth::end_trials(Arc::clone(&agent)));
     tasks.spawn(server::serve(Arc::clone(&agent), listener));
     if agent.config.bgpd.enabled {
         tasks.spawn(bgp::hand_over(Arc::clone(&agent)));

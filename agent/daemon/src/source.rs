@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use notify::{RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
 use turnpike_calc::{Time, validate};
-use turnpike_model::resource::{ResourceId, Resources};
+use turnpike_model::resource::{Resource, ResourceId, Resources};
 
 use crate::agent::Agent;
 use crate::clock;
@@ -132,6 +132,23 @@ pub(crate) fn read_folder(folder: &Path) -> Result<Resources, Vec<SourceError>> 
         }));
     }
     if errors.is_empty() { Ok(resources) } else { Err(errors) }
+}
+
+/// The resources of one text, each by itself, as if it were a file of the folder.
+pub(crate) fn parse_text(file: &Path, text: &str) -> Result<Vec<Resource>, SourceError> {
+    yaml::split(file, text).iter().map(|document| document.parse().map(|(_, resource)| resource)).collect()
+}
+
+/// Files of the folder that hold the `NodeBandwidth` of this name, each with its number of resources.
+pub(crate) fn files_with_bandwidth(folder: &Path, name: &str) -> Vec<(PathBuf, usize)> {
+    let holds = |resource: &Resource| matches!(resource, Resource::NodeBandwidth(object) if object.metadata.name == name);
+    let files = list(folder).unwrap_or_default().into_keys();
+    files
+        .filter_map(|file| {
+            let resources = parse_text(&file, &fs::read_to_string(&file).ok()?).ok()?;
+            resources.iter().any(holds).then_some((file, resources.len()))
+        })
+        .collect()
 }
 
 fn duplicate(id: &ResourceId, document: &Document, first: Option<&Document>) -> SourceError {

@@ -30,6 +30,14 @@ pub enum RateError {
     /// Not a Kubernetes quantity.
     #[error("`{0}` is not a rate; write bits per second as a quantity, like 100M, 1.5G or 10Mi")]
     Malformed(String),
+    /// Nearly one: a unit that is not one here, with what was probably meant.
+    #[error("`{text}` is not a rate: {remedy}")]
+    Slip {
+        /// As written.
+        text: String,
+        /// What to write.
+        remedy: String,
+    },
     /// Outside 1k…1P.
     #[error("`{0}` is outside of 1k to 1P bits per second")]
     OutOfBounds(String),
@@ -60,11 +68,13 @@ impl FromStr for Rate {
     type Err = RateError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bits = parse_quantity(text.trim()).ok_or_else(|| RateError::Malformed(shorten(text)))?;
+        let slip = || slip(text.trim()).map(|remedy| RateError::Slip { text: shorten(text), remedy });
+        let bits = parse_quantity(text.trim())
+            .ok_or_else(|| slip().unwrap_or_else(|| RateError::Malformed(shorten(text))))?;
         u64::try_from(bits)
             .ok()
             .and_then(|bits| Self::new(bits).ok())
-            .ok_or_else(|| RateError::OutOfBounds(shorten(text)))
+            .ok_or_else(|| slip().unwrap_or_else(|| RateError::OutOfBounds(shorten(text))))
     }
 }
 
@@ -91,6 +101,30 @@ fn format_bits(rate: BitsPerSecond, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 impl fmt::Display for BitsPerSecond {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         format_bits(*self, f)
+    }
+}
+
+/// What to write instead, where a known slip was made.
+fn slip(text: &str) -> Option<String> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let number = text.strip_suffix(unit).filter(|number| !number.is_empty() && text.len() <= MAX_TEXT)?;
+    let unit = unit.trim();
+    if unit == "m" {
+        return Some(format!("`m` is milli, a thousandth; write {number}M for megabits"));
+    }
+    let prefix: String = unit.chars().take(1).collect();
+    let prefix = if prefix == "K" { "k".to_owned() } else { prefix };
+    let known = ["k", "M", "G", "T"].contains(&prefix.as_str());
+    match unit.get(1..)? {
+        "" if unit == "K" => Some(format!("kilo is a small k; write {number}k")),
+        "B" | "B/s" | "Byte" | "Bytes" if known => {
+            let bits = number.parse::<f64>().ok()? * 8.0;
+            Some(format!("rates are bits per second; write {bits}{prefix} for {number} {prefix}B/s"))
+        }
+        "bit" | "bit/s" | "bits" | "bps" | "b" | "b/s" if known => {
+            Some(format!("bits per second need no unit; write {number}{prefix}"))
+        }
+        _ => None,
     }
 }
 
@@ -244,17 +278,30 @@ mod tests {
 
     #[test]
     fn bounds_are_1k_and_1p() {
-        for text in ["999", "0", "1m", "1.1P", "1E", "4Ei", "1e30", "99999999999999999999999999999999"] {
+        for text in ["999", "0", "1.1P", "1E", "4Ei", "1e30", "99999999999999999999999999999999"] {
             assert!(matches!(text.parse::<Rate>(), Err(RateError::OutOfBounds(_))), "{text}");
         }
     }
 
     #[test]
     fn nonsense_is_malformed() {
-        for text in
-            ["", "M", ".", "1.2.3M", "-5M", "10MB", "10 M", "1e", "1e+", "10K", "0x10", "1e9999", "ten"]
-        {
+        for text in ["", "M", ".", "1.2.3M", "-5M", "10 M", "1e", "1e+", "0x10", "1e9999", "ten"] {
             assert!(matches!(text.parse::<Rate>(), Err(RateError::Malformed(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn slips_are_refused_with_what_was_meant() {
+        for (text, remedy) in [
+            ("1m", "`m` is milli, a thousandth; write 1M for megabits"),
+            ("10MB", "rates are bits per second; write 80M for 10 MB/s"),
+            ("1.5GB/s", "rates are bits per second; write 12G for 1.5 GB/s"),
+            ("10Mbit", "bits per second need no unit; write 10M"),
+            ("10 Mbps", "bits per second need no unit; write 10M"),
+            ("10K", "kilo is a small k; write 10k"),
+        ] {
+            let error = text.parse::<Rate>().unwrap_err().to_string();
+            assert!(error.ends_with(remedy), "{text}: {error}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod apply;
 mod show;
 mod tree;
 

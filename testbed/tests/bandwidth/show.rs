@@ -49,6 +49,7 @@ fn show_and_top_tell_limits_sources_and_rates() -> Result<()> {
         Ok(())
     })?;
     let top = scene.ctl(&["bw", "top", "--once"])?;
+    println!("{top}\n{}", scene.ctl(&["bw", "show", "sender"])?);
     ensure!(top.contains("uplink eth0: ") && top.contains("sender"), "{top}");
     let metrics = scene.node.in_netns(metrics)??;
     let limit = "turnpike_pod_bandwidth_limit_bits_per_second{namespace=\"default\",pod=\"sender\"";

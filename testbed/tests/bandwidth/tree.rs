@@ -85,6 +85,7 @@ fn shares_of_the_uplink_hold_and_go_without_a_trace() -> Result<()> {
         }
         Ok(())
     })?;
+    println!("{}", scene.ctl(&["bw", "top", "--once"])?);
     drop((busy, host));
 
     scene.turnpike.set_resource("shares.yaml", &tree("70M"))?;

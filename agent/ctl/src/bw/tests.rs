@@ -33,6 +33,7 @@ pub(super) fn report() -> BwReport {
         node: "n1".into(),
         age_ms: Some(420),
         history_s: 65,
+        trial: None,
         uplinks: vec![BwUplink {
             name: "eth0".into(),
             speed: Some(1_000_000_000),
@@ -87,6 +88,47 @@ fn top_lists_the_busiest_first() {
     assert_eq!(lines[1], "uplink eth0: speed 1G  out 1.00M / 999  in - / -  free 999M");
     assert!(lines[4].starts_with("  shop/web  100M"), "{text}");
     assert!(lines[5].starts_with("  shop/db   -"), "{text}");
+}
+
+#[test]
+fn a_plan_names_the_hardest_hit_first_and_spares_a_line_for_the_others() {
+    let row = |name: &str, seconds, mean_excess| turnpike_agent_api::BwPlanRow {
+        name: name.into(),
+        direction: "from the pod".into(),
+        before: None,
+        after: Some(50_000_000),
+        seconds,
+        of_seconds: 900,
+        mean_excess,
+        worst_excess: mean_excess * 2,
+    };
+    let plan = turnpike_agent_api::BwPlan {
+        resource: "NodeBandwidth/base".into(),
+        history_s: 900,
+        rows: vec![row("shop/db", 9, 1_000_000), row("shop/web", 450, 25_000_000), row("shop/idle", 0, 0)],
+        notes: vec!["of note".into()],
+    };
+    assert_eq!(
+        text::plan(&plan),
+        "\
+NodeBandwidth/base against 15m00s of history
+
+  WHO       DIRECTION     LIMIT NOW  PLANNED  HELD BACK          BY (MEAN)   BY (WORST)
+  shop/web  from the pod  -          50M      50.0% of the time  25.0Mbit/s  50.0Mbit/s
+  shop/db   from the pod  -          50M      1.0% of the time   1.00Mbit/s  2.00Mbit/s
+
+not held back: shop/idle from the pod
+note: of note
+"
+    );
+}
+
+#[test]
+fn durations_are_read_as_people_write_them() {
+    assert_eq!(["60s", "5m", "1h", "7", "0"].map(|text| seconds(text).unwrap()), [60, 300, 3600, 7, 0]);
+    for wrong in ["", "s", "1d", "-5s", "1.5m"] {
+        assert!(seconds(wrong).unwrap_err().contains("60s"), "{wrong}");
+    }
 }
 
 #[test]

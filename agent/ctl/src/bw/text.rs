@@ -1,6 +1,8 @@
 //! Reports for people.
 
-use turnpike_agent_api::{BwClass, BwDirection, BwPod, BwReport, BwUplink, Rates};
+use turnpike_agent_api::{
+    BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReport, BwTrial, BwUplink, Rates,
+};
 
 use crate::table::{duration, rate, table};
 
@@ -81,12 +83,62 @@ pub(super) fn top(report: &BwReport) -> String {
     text
 }
 
+/// `turnpike bw plan`: the hardest hit first, those that nothing would have happened to in one line.
+pub(super) fn plan(plan: &BwPlan) -> String {
+    let history = duration(plan.history_s);
+    let mut text = format!("{} against {history} of history\n\n", plan.resource);
+    let (mut hit, spared): (Vec<&BwPlanRow>, Vec<_>) = plan.rows.iter().partition(|row| row.seconds > 0);
+    hit.sort_by_key(|row| std::cmp::Reverse((row.seconds, row.mean_excess)));
+    let rows: Vec<[String; 7]> = hit.into_iter().map(plan_row).collect();
+    let headings = ["WHO", "DIRECTION", "LIMIT NOW", "PLANNED", "HELD BACK", "BY (MEAN)", "BY (WORST)"];
+    text.push_str(&table(headings, &rows));
+    if rows.is_empty() {
+        text.push_str("  nobody would have been held back\n");
+    }
+    if !spared.is_empty() {
+        let names: Vec<String> = spared.iter().map(|row| format!("{} {}", row.name, row.direction)).collect();
+        text.push_str(&format!("\nnot held back: {}\n", names.join(", ")));
+    }
+    for note in &plan.notes {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text
+}
+
+fn plan_row(row: &BwPlanRow) -> [String; 7] {
+    let permille = row.seconds * 1000 / row.of_seconds.max(1);
+    [
+        row.name.clone(),
+        row.direction.clone(),
+        rate(row.before),
+        rate(row.after),
+        format!("{}.{}% of the time", permille / 10, permille % 10),
+        format!("{}bit/s", short(Some(row.mean_excess))),
+        format!("{}bit/s", short(Some(row.worst_excess))),
+    ]
+}
+
+/// `turnpike bw apply`, `confirm` and `rollback`.
+pub(super) fn trial(trial: &BwTrial) -> String {
+    match trial.left_s {
+        0 => format!("{} ({}): done, nothing on trial\n", trial.resource, trial.file),
+        left => format!(
+            "{} ({}) is in force on trial: taken back in {left} s unless you say `turnpike bw confirm`\n",
+            trial.resource, trial.file
+        ),
+    }
+}
+
 /// The node and its uplinks.
 pub(super) fn head(report: &BwReport) -> Vec<String> {
     let age = report.age_ms.map_or("never read".to_owned(), |age| format!("read {age} ms ago"));
     let history = duration(report.history_s);
     let mut lines =
         vec![format!("node {}: {} pods, counters {age}, history {history}", report.node, report.pods.len())];
+    if let Some(trial) = &report.trial {
+        let (resource, left, who) = (&trial.resource, trial.left_s, &trial.who);
+        lines.push(format!("ON TRIAL by {who}: {resource}, taken back in {left} s unless confirmed"));
+    }
     for each in &report.uplinks {
         lines.push(uplink(each));
         lines.extend(each.classes.iter().map(class));

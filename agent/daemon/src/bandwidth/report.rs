@@ -11,6 +11,7 @@ use crate::clock;
 
 /// Everything about bandwidth on this node.
 pub(crate) fn report(agent: &Agent) -> BwReport {
+    let trial = super::trial::pending(agent);
     let books = agent.books();
     let decisions: Vec<(PodEntry, [Decision; 2])> = books
         .pods()
@@ -53,6 +54,7 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
         node,
         age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         history_s: u64::try_from(meter.depth()).unwrap_or(u64::MAX),
+        trial,
         uplinks,
         pods,
     }
