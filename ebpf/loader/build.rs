@@ -10,7 +10,12 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=TURNPIKE_EBPF_OBJECT");
     let source = match env::var_os("TURNPIKE_EBPF_OBJECT") {
         Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/bpf/turnpike-ebpf"),
+        // Asked when it runs: a target folder that was copied from elsewhere has a program compiled there.
+        None => {
+            let folder =
+                env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).ok_or(io::ErrorKind::NotFound)?;
+            folder.join("../../target/bpf/turnpike-ebpf")
+        }
     };
     println!("cargo::rerun-if-changed={}", source.display());
     let object = match fs::read(&source) {

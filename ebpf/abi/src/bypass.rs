@@ -59,7 +59,7 @@ pub struct PodEntry {
     pub ifindex: u32,
     /// MTU of the veth pair, in bytes of layer 3.
     pub mtu: u32,
-    /// [`PodEntry::LIMITED`], [`PodEntry::NO_BYPASS`].
+    /// [`PodEntry::LIMITED`], [`PodEntry::NO_BYPASS`], [`PodEntry::NO_TOA`].
     pub flags: u32,
     /// MAC address of the pod's interface.
     pub pod_mac: [u8; 6],
@@ -72,6 +72,8 @@ impl PodEntry {
     pub const LIMITED: u32 = 1;
     /// Never bypass: all its traffic takes the stack.
     pub const NO_BYPASS: u32 = 1 << 1;
+    /// Its servers see the load balancer's address.
+    pub const NO_TOA: u32 = 1 << 2;
 }
 
 /// What may leave a pod through one host veth.

@@ -40,11 +40,15 @@ pub enum Counter {
     ToaUntrusted,
     /// Options of the right kind with a wrong length or content.
     ToaMalformed,
+    /// Connections whose client address came in a later packet than the one that established them; also hits.
+    ToaLate,
+    /// Connections from a TOA source to a pod that wants none of it.
+    ToaOptedOut,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 17;
+    pub const COUNT: u32 = 19;
 
     /// All, in index order, with the names that metrics and people see.
     pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
@@ -65,6 +69,8 @@ impl Counter {
         (Self::ToaMiss, "toa_miss"),
         (Self::ToaUntrusted, "toa_untrusted"),
         (Self::ToaMalformed, "toa_malformed"),
+        (Self::ToaLate, "toa_late"),
+        (Self::ToaOptedOut, "toa_opted_out"),
     ];
 }
 

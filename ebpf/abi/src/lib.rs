@@ -13,6 +13,7 @@
 pub mod addr;
 pub mod bypass;
 pub mod counter;
+pub mod lb;
 pub mod mark;
 pub mod names;
 pub mod plain;
@@ -21,10 +22,11 @@ pub mod toa;
 pub use addr::{Addr, LpmKey};
 pub use bypass::{LbSource, PodEntry, PortKey, Uplink, Veth};
 pub use counter::Counter;
+pub use lb::{LbPath, LbStats, Tally};
 pub use mark::{MarkConfig, MarkState};
 pub use plain::Plain;
-pub use toa::{ToaConfig, ToaFormat, ToaSock};
+pub use toa::{ToaConfig, ToaEvent, ToaFormat, ToaOutcome, ToaSock, ToaTally};
 
 /// Version of every layout in this crate. Maps are pinned in a folder of this number, so that programs of two
 /// versions never share a map whose layout they see differently.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -41,11 +41,17 @@ pub const MAP_MARK_STATE: &str = "TPK_MARK_STATE";
 pub const MAP_TOA_CONF: &str = "TPK_TOA_CONF";
 /// Socket storage: [`crate::ToaSock`].
 pub const MAP_TOA_SOCK: &str = "TPK_TOA_SOCK";
+/// Per-CPU hash: [`crate::Addr`] of a local pod → [`crate::ToaTally`]; user space makes entries, programs count.
+pub const MAP_TOA_PODS: &str = "TPK_TOA_PODS";
+/// LRU hash: [`crate::bypass::FlowKey`] → [`crate::ToaEvent`]: the latest connections.
+pub const MAP_TOA_EVENTS: &str = "TPK_TOA_EVENTS";
+/// Per-CPU hash: [`crate::LbSource::group`] → [`crate::LbStats`]; user space makes entries, programs count.
+pub const MAP_LB_STATS: &str = "TPK_LB_STATS";
 /// Per-CPU array: [`crate::Counter`] → `u64`.
 pub const MAP_COUNTERS: &str = "TPK_COUNTERS";
 
 /// Every map.
-pub const MAPS: [&str; 11] = [
+pub const MAPS: [&str; 14] = [
     MAP_LB_SOURCES,
     MAP_LB_PORTS,
     MAP_PODS,
@@ -56,6 +62,9 @@ pub const MAPS: [&str; 11] = [
     MAP_MARK_STATE,
     MAP_TOA_CONF,
     MAP_TOA_SOCK,
+    MAP_TOA_PODS,
+    MAP_TOA_EVENTS,
+    MAP_LB_STATS,
     MAP_COUNTERS,
 ];
 
@@ -69,6 +78,8 @@ pub const MAX_PODS: u32 = 4096;
 pub const MAX_LINKS: u32 = 4096;
 /// Capacity of [`MAP_UPLINKS`].
 pub const MAX_UPLINKS: u32 = 64;
+/// Capacity of [`MAP_TOA_EVENTS`].
+pub const MAX_TOA_EVENTS: u32 = 4096;
 /// Capacity of [`MAP_POD_FLOWS`].
 pub const MAX_POD_FLOWS: u32 = 16384;
 

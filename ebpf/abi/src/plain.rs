@@ -42,4 +42,8 @@ plain! {
     crate::mark::MarkState = 88,
     crate::toa::ToaConfig = 8,
     crate::toa::ToaSock = 64,
+    crate::toa::ToaTally = 48,
+    crate::toa::ToaEvent = 32,
+    crate::lb::Tally = 16,
+    crate::lb::LbStats = 512,
 }

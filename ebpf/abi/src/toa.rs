@@ -85,6 +85,68 @@ impl ToaSock {
     pub const FOUND: u8 = 2;
 }
 
+/// What TOA did for a pod's connections, one copy for each CPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ToaTally {
+    /// Connections whose client address was found.
+    pub hit: u64,
+    /// Those of `hit` where it came in a later packet than the one that established the connection.
+    pub late: u64,
+    /// Connections from a TOA source without its option.
+    pub miss: u64,
+    /// Connections with something like a TOA option from an address without a format.
+    pub untrusted: u64,
+    /// Options of the right kind with a wrong length or content.
+    pub malformed: u64,
+    /// Connections from a TOA source, left alone because the pod opted out.
+    pub opted_out: u64,
+}
+
+/// How the search for a connection's client ended.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ToaOutcome {
+    /// Not over: packets may still be searched.
+    Pending = 1,
+    /// Found in the packet that established the connection.
+    Hit = 2,
+    /// Found in the SYN.
+    HitSyn = 3,
+    /// Found in a later packet.
+    HitLate = 4,
+    /// No option of the configured kind in any packet searched.
+    Miss = 5,
+    /// The peer has no format, but there was something like an option.
+    Untrusted = 6,
+    /// The option's length or content was wrong.
+    Malformed = 7,
+    /// The pod opted out.
+    OptedOut = 8,
+}
+
+/// One of the latest connections, for people who ask why.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ToaEvent {
+    /// When it was last looked at. Monotonic nanoseconds.
+    pub at_ns: u64,
+    /// The client that was found, IPv4 mapped; zero for none.
+    pub client: [u8; 16],
+    /// Its port, network byte order.
+    pub client_port_be: u16,
+    /// A [`ToaOutcome`] as a number.
+    pub outcome: u8,
+    /// A [`ToaFormat`] as a number: the peer's; 0 when it has none.
+    pub format: u8,
+    /// Kind of something like a TOA option of another format that was seen; 0 for none.
+    pub seen_kind: u8,
+    /// Packets that may still be searched.
+    pub tries: u8,
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
 #[cfg(test)]
 mod tests {
     use core::mem::offset_of;
@@ -106,6 +168,24 @@ mod tests {
                 offset_of!(ToaSock, zero)
             ],
             [0, 16, 56, 58, 59, 60, 61, 62, 63]
+        );
+    }
+
+    #[test]
+    fn counters_and_events_are_packed_as_the_programs_expect() {
+        assert_eq!([offset_of!(ToaTally, hit), offset_of!(ToaTally, opted_out)], [0, 40]);
+        assert_eq!(
+            [
+                offset_of!(ToaEvent, at_ns),
+                offset_of!(ToaEvent, client),
+                offset_of!(ToaEvent, client_port_be),
+                offset_of!(ToaEvent, outcome),
+                offset_of!(ToaEvent, format),
+                offset_of!(ToaEvent, seen_kind),
+                offset_of!(ToaEvent, tries),
+                offset_of!(ToaEvent, zero)
+            ],
+            [0, 8, 24, 26, 27, 28, 29, 30]
         );
     }
 

@@ -6,10 +6,12 @@ use std::path::Path;
 use aya::maps::{MapData, PerCpuArray};
 use turnpike_ebpf_abi::bypass::FlowKey;
 use turnpike_ebpf_abi::{
-    Addr, Counter, LbSource, LpmKey, MarkConfig, MarkState, PodEntry, PortKey, ToaConfig, Uplink, Veth, names,
+    Addr, Counter, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey, ToaConfig, ToaEvent,
+    ToaTally, Uplink, Veth, names,
 };
 
 use crate::error::Error;
+use crate::percpu::Tallies;
 use crate::table::Table;
 
 /// Counters by the names in [`Counter::ALL`], summed over CPUs.
@@ -35,6 +37,12 @@ pub struct Maps {
     pub mark_config: Table<u32, MarkConfig>,
     /// Virtual queues by ifindex; only the programs change entries.
     pub mark_state: Table<u32, MarkState>,
+    /// Packets and bytes of load balancers by [`LbSource::group`], direction and reason.
+    pub lb_stats: Tallies<u32, LbStats>,
+    /// What TOA did, by the pod's address.
+    pub toa_pods: Tallies<Addr, ToaTally>,
+    /// The latest connections that TOA looked at; only the programs write it.
+    pub toa_events: Table<FlowKey, ToaEvent>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -63,6 +71,9 @@ impl Maps {
             toa_config: Table::open(&folder.join(names::MAP_TOA_CONF))?,
             mark_config: Table::open(&folder.join(names::MAP_MARK_CONF))?,
             mark_state: Table::open(&folder.join(names::MAP_MARK_STATE))?,
+            lb_stats: Tallies::open(&folder.join(names::MAP_LB_STATS))?,
+            toa_pods: Tallies::open(&folder.join(names::MAP_TOA_PODS))?,
+            toa_events: Table::open(&folder.join(names::MAP_TOA_EVENTS))?,
             counters,
         })
     }

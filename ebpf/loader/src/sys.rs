@@ -156,6 +156,38 @@ pub(crate) fn map_update<K: Plain, V: Plain>(
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// Reads a per-CPU value: `words` has the kernel's layout, one copy for each possible CPU. False when the key is not
+/// there.
+pub(crate) fn map_lookup_words<K: Plain>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    words: &mut [u64],
+) -> io::Result<bool> {
+    let mut attr = MapAttr {
+        map_fd: fd_number(map),
+        key: address(key),
+        value_or_next: address(words.as_mut_ptr()),
+        ..MapAttr::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a per-CPU value, unless the key is there: then it fails with `EEXIST`.
+pub(crate) fn map_create_words<K: Plain>(map: BorrowedFd<'_>, key: &K, words: &[u64]) -> io::Result<()> {
+    let mut attr = MapAttr {
+        map_fd: fd_number(map),
+        key: address(key),
+        value_or_next: address(words.as_ptr()),
+        flags: 1,
+        ..MapAttr::default()
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// Removes a key; false when it was not there.
 pub(crate) fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     let mut attr = MapAttr { map_fd: fd_number(map), key: address(key), ..MapAttr::default() };

@@ -13,6 +13,12 @@ mod from_pod;
 #[path = "kernel/marking.rs"]
 mod marking;
 #[cfg(test)]
+#[path = "kernel/mutation.rs"]
+mod mutation;
+#[cfg(test)]
+#[path = "kernel/mutation_model.rs"]
+mod mutation_model;
+#[cfg(test)]
 #[path = "kernel/pins.rs"]
 mod pins;
 #[cfg(test)]

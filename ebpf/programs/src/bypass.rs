@@ -16,7 +16,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap};
 use aya_ebpf::programs::TcContext;
 use turnpike_ebpf_abi::bypass::FlowKey;
-use turnpike_ebpf_abi::{Addr, Counter, LbSource, PodEntry, PortKey, Uplink, Veth, names};
+use turnpike_ebpf_abi::{Addr, Counter, LbPath, LbSource, PodEntry, PortKey, Uplink, Veth, names};
 
 use crate::packet::{
     ETH_LEN, ETH_P_IP, ETH_P_IPV6, Ethernet, IP4_LEN, IP6_LEN, Ip4, Ip6, Packet, Ports, TCP, TcpStart, UDP,
@@ -36,6 +36,8 @@ static POD_FLOWS: LruHashMap<FlowKey, u8> = LruHashMap::with_max_entries(names::
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// IPv6's fragment header (RFC 8200 §4.5).
+const FRAGMENT_HEADER: u8 = 44;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 /// More-fragments flag and fragment offset.
@@ -45,10 +47,17 @@ const FRAGMENT: u16 = 0x3fffu16.to_be();
 pub enum Outcome {
     /// Nothing to do with a load balancer.
     NotOurs,
-    /// A load balancer's, but through the stack.
-    Stack(Counter),
+    /// A load balancer's, but through the stack, and why.
+    Stack(Counter, Reason),
     /// On its way, with tc's verdict.
-    Redirected(i32, Counter),
+    Redirected(i32, Counter, Reason),
+}
+
+/// Where a packet is counted: its source's group, and the way it took.
+#[derive(Clone, Copy)]
+pub struct Reason {
+    pub group: u32,
+    pub path: LbPath,
 }
 
 /// The addresses of a packet.
@@ -85,15 +94,17 @@ pub fn towards_pod(ctx: &TcContext) -> Outcome {
     let Some(source) = bypassing(&ends.source) else {
         return Outcome::NotOurs;
     };
+    let stack = |counter, path| Outcome::Stack(counter, Reason { group: source.group, path });
     if pod.flags & PodEntry::NO_BYPASS != 0 {
-        return Outcome::Stack(Counter::UplinkToStack);
+        return stack(Counter::UplinkToStack, LbPath::PodExcluded);
     }
     // SAFETY: the kernel's context is valid for the whole program.
     if source.uplinks != LbSource::ANY_UPLINK && !named(source, unsafe { (*skb(ctx)).ifindex }) {
-        return Outcome::Stack(Counter::UplinkWrongLink);
+        return stack(Counter::UplinkWrongLink, LbPath::WrongUplink);
     }
-    let Some(transport) = transport(&packet, ends.is_v4) else {
-        return Outcome::Stack(Counter::UplinkToStack);
+    let transport = match transport(&packet, ends.is_v4) {
+        Ok(transport) => transport,
+        Err(path) => return stack(Counter::UplinkToStack, path),
     };
     let flow = FlowKey {
         pod: ends.destination,
@@ -101,18 +112,30 @@ pub fn towards_pod(ctx: &TcContext) -> Outcome {
         pod_port_be: transport.destination_be,
         peer_port_be: transport.source_be,
     };
-    if !qualifies(source, transport.protocol, &flow) || largest_l3(ctx, transport.headers) > pod.mtu {
-        return Outcome::Stack(Counter::UplinkToStack);
+    if let Err(path) = qualifies(source, transport.protocol, &flow) {
+        return stack(Counter::UplinkToStack, path);
+    }
+    if largest_l3(ctx, transport.headers) > pod.mtu {
+        return stack(Counter::UplinkToStack, LbPath::TooBig);
     }
     if !rewrite_macs(&packet, pod) || !decrement(ctx, &packet, ends.is_v4) {
-        return Outcome::Stack(Counter::UplinkToStack);
+        return stack(Counter::UplinkToStack, LbPath::Malformed);
     }
+    let group = source.group;
     // SAFETY: plain helper calls.
     unsafe {
         if pod.flags & PodEntry::LIMITED != 0 {
-            Outcome::Redirected(helpers::bpf_redirect(pod.ifindex, 0) as i32, Counter::UplinkBypassedLimited)
+            Outcome::Redirected(
+                helpers::bpf_redirect(pod.ifindex, 0) as i32,
+                Counter::UplinkBypassedLimited,
+                Reason { group, path: LbPath::BypassedQueued },
+            )
         } else {
-            Outcome::Redirected(helpers::bpf_redirect_peer(pod.ifindex, 0) as i32, Counter::UplinkBypassed)
+            Outcome::Redirected(
+                helpers::bpf_redirect_peer(pod.ifindex, 0) as i32,
+                Counter::UplinkBypassed,
+                Reason { group, path: LbPath::Bypassed },
+            )
         }
     }
 }
@@ -126,8 +149,10 @@ pub fn from_pod(ctx: &TcContext, veth: &Veth) -> Outcome {
     let Some(source) = bypassing(&ends.destination) else {
         return Outcome::NotOurs;
     };
-    let Some(transport) = transport(&packet, ends.is_v4) else {
-        return Outcome::Stack(Counter::PodToStack);
+    let stack = |counter, path| Outcome::Stack(counter, Reason { group: source.group, path });
+    let transport = match transport(&packet, ends.is_v4) {
+        Ok(transport) => transport,
+        Err(path) => return stack(Counter::PodToStack, path),
     };
     let flow = FlowKey {
         pod: ends.source,
@@ -140,36 +165,54 @@ pub fn from_pod(ctx: &TcContext, veth: &Veth) -> Outcome {
             // When it cannot be remembered the connection still works, half of it past conntrack.
             let _ = POD_FLOWS.insert(flow, 1, 0);
         }
-        return Outcome::Stack(Counter::PodConnects);
+        return stack(Counter::PodConnects, LbPath::PodsOwn);
     }
-    if veth.flags & (Veth::LIMITED | Veth::NO_BYPASS) != 0 || !qualifies(source, transport.protocol, &flow) {
-        return Outcome::Stack(Counter::PodToStack);
+    if veth.flags & Veth::NO_BYPASS != 0 {
+        return stack(Counter::PodToStack, LbPath::PodExcluded);
     }
-    leave(ctx, &packet, &ends, &transport, source)
+    if let Err(path) = qualifies(source, transport.protocol, &flow) {
+        return stack(Counter::PodToStack, path);
+    }
+    if veth.flags & Veth::LIMITED != 0 {
+        return stack(Counter::PodToStack, LbPath::PodLimited);
+    }
+    match leave(ctx, &packet, &ends, &transport, source) {
+        Ok(verdict) => Outcome::Redirected(
+            verdict,
+            Counter::PodBypassed,
+            Reason { group: source.group, path: LbPath::Bypassed },
+        ),
+        Err(path) => stack(Counter::PodToStack, path),
+    }
 }
 
 /// Sends a packet that qualifies out of the uplink that the routes name.
 #[inline(always)]
-fn leave(ctx: &TcContext, packet: &Packet, ends: &Ends, transport: &Transport, source: &LbSource) -> Outcome {
-    let Some(hop) = route(ctx, packet, ends, transport) else {
-        return Outcome::Stack(Counter::PodToStack);
-    };
+fn leave(
+    ctx: &TcContext,
+    packet: &Packet,
+    ends: &Ends,
+    transport: &Transport,
+    source: &LbSource,
+) -> Result<i32, LbPath> {
+    let hop = route(ctx, packet, ends, transport).ok_or(LbPath::NoRoute)?;
     // SAFETY: as for every map of the agent's.
-    let Some(uplink) = (unsafe { UPLINKS.get(hop.ifindex) }) else {
-        return Outcome::Stack(Counter::PodToStack);
-    };
-    if !names(source, uplink) || largest_l3(ctx, transport.headers) > uplink.mtu {
-        return Outcome::Stack(Counter::PodToStack);
+    let uplink = unsafe { UPLINKS.get(hop.ifindex) }.ok_or(LbPath::NoRoute)?;
+    if !names(source, uplink) {
+        return Err(LbPath::WrongUplink);
+    }
+    if largest_l3(ctx, transport.headers) > uplink.mtu {
+        return Err(LbPath::TooBig);
     }
     if !decrement(ctx, packet, ends.is_v4) {
-        return Outcome::Stack(Counter::PodToStack);
+        return Err(LbPath::Malformed);
     }
     let mut neighbour = hop.neighbour;
     // SAFETY: the pointer and the length describe one local value.
     let verdict = unsafe {
         helpers::bpf_redirect_neigh(hop.ifindex, &mut neighbour, size_of::<bpf_redir_neigh>() as i32, 0)
     };
-    Outcome::Redirected(verdict as i32, Counter::PodBypassed)
+    Ok(verdict as i32)
 }
 
 /// Reads the addresses. `None` when it is not IP, is tagged, too short, or claims a mapped address on the wire.
@@ -199,23 +242,32 @@ fn read(ctx: &TcContext) -> Option<(Packet, Ends)> {
     }
 }
 
-/// Reads what the match needs; `None` for everything that the stack has to handle.
+/// Reads what the match needs; the reason for everything that the stack has to handle.
 #[inline(always)]
-fn transport(packet: &Packet, is_v4: bool) -> Option<Transport> {
+fn transport(packet: &Packet, is_v4: bool) -> Result<Transport, LbPath> {
     let (offset, protocol, traffic_class) = if is_v4 {
         // SAFETY: `at` checked the bounds.
-        let ip = unsafe { &*packet.at::<Ip4>(ETH_LEN)? };
-        if ip.version_ihl != 0x45 || ip.fragment_be & FRAGMENT != 0 || ip.ttl <= 1 {
-            return None;
+        let ip = unsafe { &*packet.at::<Ip4>(ETH_LEN).ok_or(LbPath::Malformed)? };
+        if ip.version_ihl != 0x45 {
+            return Err(LbPath::IpOptions);
+        }
+        if ip.fragment_be & FRAGMENT != 0 {
+            return Err(LbPath::Fragment);
+        }
+        if ip.ttl <= 1 {
+            return Err(LbPath::TtlExpired);
         }
         (ETH_LEN + IP4_LEN, ip.protocol, ip.tos)
     } else {
         // SAFETY: `at` checked the bounds.
-        let ip = unsafe { &*packet.at::<Ip6>(ETH_LEN)? };
+        let ip = unsafe { &*packet.at::<Ip6>(ETH_LEN).ok_or(LbPath::Malformed)? };
         let [first, _] = ip.first;
         let first = u16::from_be(first);
-        if first >> 12 != 6 || ip.hop_limit <= 1 {
-            return None;
+        if first >> 12 != 6 {
+            return Err(LbPath::Malformed);
+        }
+        if ip.hop_limit <= 1 {
+            return Err(LbPath::TtlExpired);
         }
         (ETH_LEN + IP6_LEN, ip.next_header, (first >> 4) as u8)
     };
@@ -223,8 +275,8 @@ fn transport(packet: &Packet, is_v4: bool) -> Option<Transport> {
     match protocol {
         TCP => {
             // SAFETY: `at` checked the bounds.
-            let tcp = unsafe { &*packet.at::<TcpStart>(offset)? };
-            Some(Transport {
+            let tcp = unsafe { &*packet.at::<TcpStart>(offset).ok_or(LbPath::Malformed)? };
+            Ok(Transport {
                 protocol,
                 source_be: tcp.source_be,
                 destination_be: tcp.destination_be,
@@ -235,8 +287,8 @@ fn transport(packet: &Packet, is_v4: bool) -> Option<Transport> {
         }
         UDP => {
             // SAFETY: `at` checked the bounds.
-            let ports = unsafe { &*packet.at::<Ports>(offset)? };
-            Some(Transport {
+            let ports = unsafe { &*packet.at::<Ports>(offset).ok_or(LbPath::Malformed)? };
+            Ok(Transport {
                 protocol,
                 source_be: ports.source_be,
                 destination_be: ports.destination_be,
@@ -245,7 +297,8 @@ fn transport(packet: &Packet, is_v4: bool) -> Option<Transport> {
                 traffic_class,
             })
         }
-        _ => None,
+        FRAGMENT_HEADER if !is_v4 => Err(LbPath::Fragment),
+        _ => Err(LbPath::OtherProtocol),
     }
 }
 
@@ -266,14 +319,27 @@ pub fn toa_format(address: &Addr) -> u32 {
 
 /// Whether the port rules allow it and the pod did not open it itself.
 #[inline(always)]
-fn qualifies(source: &LbSource, protocol: u8, flow: &FlowKey) -> bool {
+fn qualifies(source: &LbSource, protocol: u8, flow: &FlowKey) -> Result<(), LbPath> {
     if protocol == TCP && source.flags & LbSource::TCP_ANY_PORT != 0 {
         // SAFETY: only presence is asked.
-        return unsafe { POD_FLOWS.get(flow) }.is_none();
+        return match unsafe { POD_FLOWS.get(flow) } {
+            None => Ok(()),
+            Some(_) => Err(LbPath::PodsOwn),
+        };
     }
     let key = PortKey::new(source.group, protocol, u16::from_be(flow.pod_port_be));
     // SAFETY: only presence is asked.
-    unsafe { LB_PORTS.get(key) }.is_some()
+    match unsafe { LB_PORTS.get(key) } {
+        Some(_) => Ok(()),
+        None => Err(LbPath::PortNotListed),
+    }
+}
+
+/// The entry of a local pod.
+#[inline(always)]
+pub fn pod(address: &Addr) -> Option<&'static PodEntry> {
+    // SAFETY: entries are replaced by the agent only; map values outlive the program run.
+    unsafe { PODS.get(address).map(|pod| &*core::ptr::from_ref(pod)) }
 }
 
 /// Whether the link that a packet came through is named for its source.

@@ -29,12 +29,14 @@ const DROP: i32 = 2;
 pub fn uplink(ctx: TcContext) -> i32 {
     match bypass::towards_pod(&ctx) {
         bypass::Outcome::NotOurs => PASS,
-        bypass::Outcome::Stack(counter) => {
+        bypass::Outcome::Stack(counter, reason) => {
             count::add(counter);
+            count::to_pod(&ctx, reason);
             PASS
         }
-        bypass::Outcome::Redirected(verdict, counter) => {
+        bypass::Outcome::Redirected(verdict, counter, reason) => {
             count::add(counter);
+            count::to_pod(&ctx, reason);
             verdict
         }
     }
@@ -54,12 +56,14 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     class::note(&ctx, veth);
     match bypass::from_pod(&ctx, veth) {
         bypass::Outcome::NotOurs => PASS,
-        bypass::Outcome::Stack(counter) => {
+        bypass::Outcome::Stack(counter, reason) => {
             count::add(counter);
+            count::from_pod(&ctx, reason);
             PASS
         }
-        bypass::Outcome::Redirected(verdict, counter) => {
+        bypass::Outcome::Redirected(verdict, counter, reason) => {
             count::add(counter);
+            count::from_pod(&ctx, reason);
             verdict
         }
     }
@@ -88,6 +92,10 @@ pub fn classify(ctx: TcContext) -> i32 {
 pub fn toa_sockops(ctx: SockOpsContext) -> u32 {
     match toa::event(&ctx) {
         toa::Outcome::Counted(counter) => count::add(counter),
+        toa::Outcome::Late => {
+            count::add(turnpike_ebpf_abi::Counter::ToaHit);
+            count::add(turnpike_ebpf_abi::Counter::ToaLate);
+        }
         toa::Outcome::Nothing => {}
     }
     1

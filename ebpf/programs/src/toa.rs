@@ -9,19 +9,22 @@
 //!
 //! Left out: UDP, and IPv6 clients of IPv4 sockets (an IPv4 socket address cannot say them).
 
+mod ends;
 mod options;
+mod record;
 
 use aya_ebpf::bindings::{
     BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_addr, bpf_sock_ops,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_addr,
 };
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
-use turnpike_ebpf_abi::{Addr, Counter, ToaConfig, ToaSock};
+use turnpike_ebpf_abi::{Counter, PodEntry, ToaConfig, ToaOutcome, ToaSock};
 
+use ends::Ends;
 use options::Found;
 
 #[map(name = "TPK_TOA_CONF")]
@@ -29,8 +32,6 @@ static CONFIG: Array<ToaConfig> = Array::with_max_entries(1, 0);
 #[btf_map(name = "TPK_TOA_SOCK")]
 static SOCKETS: SkStorage<ToaSock> = SkStorage::new();
 
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
 const IPPROTO_TCP: i32 = 6;
 const TCP_SAVE_SYN: i32 = 27;
 /// The saved SYN from its TCP header on (linux/bpf.h).
@@ -42,6 +43,8 @@ pub enum Outcome {
     Nothing,
     /// An event.
     Counted(Counter),
+    /// A client found in a later packet: a hit, and late.
+    Late,
 }
 
 /// A socket event.
@@ -78,18 +81,22 @@ fn listen(ctx: &SockOpsContext) -> Outcome {
 
 #[inline(always)]
 fn established(ctx: &SockOpsContext) -> Outcome {
-    let Some(peer) = peer(ctx) else {
+    let Some(ends) = ends::read(ctx) else {
         return Outcome::Nothing;
     };
-    let format = crate::bypass::toa_format(&peer);
+    let format = crate::bypass::toa_format(&ends.peer);
     if format == 0 {
-        return match options::looks_like_toa(ctx.ops) {
-            true => Outcome::Counted(Counter::ToaUntrusted),
-            false => Outcome::Nothing,
-        };
+        let kind = options::seen_kind(ctx.ops, 0);
+        if kind == 0 {
+            return Outcome::Nothing;
+        }
+        return record::without_socket(&ends, ToaOutcome::Untrusted, 0, kind);
+    }
+    if crate::bypass::pod(&ends.pod).is_some_and(|pod| pod.flags & PodEntry::NO_TOA != 0) {
+        return record::without_socket(&ends, ToaOutcome::OptedOut, format, 0);
     }
     let Some(record) = storage(ctx, BPF_SK_STORAGE_GET_F_CREATE as u64) else {
-        return Outcome::Counted(Counter::ToaMiss);
+        return record::without_socket(&ends, ToaOutcome::Miss, format, 0);
     };
     let (late, save_syn) = CONFIG
         .get(0)
@@ -99,11 +106,13 @@ fn established(ctx: &SockOpsContext) -> Outcome {
     record.tries = late.min(255) as u8;
     options::copy_from_packet(ctx.ops, record);
     let mut found = options::search(record, false);
+    let mut outcome = ToaOutcome::Hit;
     if found == Found::Nothing && save_syn {
         options::copy_from_syn(ctx.ops, record);
         found = options::search(record, true);
+        outcome = ToaOutcome::HitSyn;
     }
-    settle(ctx, record, found)
+    settle(ctx, record, found, &ends, outcome)
 }
 
 /// A packet of a connection whose option was not seen yet.
@@ -116,32 +125,38 @@ fn later_packet(ctx: &SockOpsContext) -> Outcome {
         watch(ctx, false);
         return Outcome::Nothing;
     }
+    let Some(ends) = ends::read(ctx) else {
+        return Outcome::Nothing;
+    };
     options::copy_from_packet(ctx.ops, record);
     let found = options::search(record, false);
-    settle(ctx, record, found)
+    settle(ctx, record, found, &ends, ToaOutcome::HitLate)
 }
 
-/// Draws the conclusion from one packet.
+/// Draws the conclusion from one packet; `hit` is the outcome if it told the client.
 #[inline(always)]
-fn settle(ctx: &SockOpsContext, record: &mut ToaSock, found: Found) -> Outcome {
+fn settle(ctx: &SockOpsContext, record: &mut ToaSock, found: Found, ends: &Ends, hit: ToaOutcome) -> Outcome {
+    let seen = if found == Found::Client { 0 } else { options::seen_kind(ctx.ops, record.format) };
     match found {
         Found::Client => {
             record.state = ToaSock::FOUND;
             watch(ctx, false);
-            Outcome::Counted(Counter::ToaHit)
+            record::with_socket(ends, record, hit, seen)
         }
         Found::Malformed => {
+            let outcome = record::with_socket(ends, record, ToaOutcome::Malformed, seen);
             forget(ctx);
-            Outcome::Counted(Counter::ToaMalformed)
+            outcome
         }
         Found::Nothing if record.tries == 0 => {
+            let outcome = record::with_socket(ends, record, ToaOutcome::Miss, seen);
             forget(ctx);
-            Outcome::Counted(Counter::ToaMiss)
+            outcome
         }
         Found::Nothing => {
             record.tries -= 1;
             watch(ctx, true);
-            Outcome::Nothing
+            record::with_socket(ends, record, ToaOutcome::Pending, seen)
         }
     }
 }
@@ -192,39 +207,6 @@ fn storage(ctx: &SockOpsContext, flags: u64) -> Option<&'static mut ToaSock> {
         .cast::<ToaSock>()
         .as_mut()
     }
-}
-
-/// The other end's address.
-#[inline(always)]
-fn peer(ctx: &SockOpsContext) -> Option<Addr> {
-    let ops: *mut bpf_sock_ops = ctx.ops;
-    // Volatile, and all of them before the decision: LLVM would otherwise share one load at a computed offset between
-    // the two families, or merge two fields into one load, and the verifier refuses either.
-    // SAFETY: the kernel's context is valid for the whole program.
-    let (family, v4, v6) = unsafe {
-        let words = (&raw const (*ops).remote_ip6).cast::<u32>();
-        (
-            (&raw const (*ops).family).read_volatile(),
-            (&raw const (*ops).remote_ip4).read_volatile(),
-            [
-                words.read_volatile(),
-                words.add(1).read_volatile(),
-                words.add(2).read_volatile(),
-                words.add(3).read_volatile(),
-            ],
-        )
-    };
-    match family {
-        AF_INET => Some(Addr::from_v4(v4.to_ne_bytes())),
-        AF_INET6 => Some(from_words(v6)),
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn from_words(words: [u32; 4]) -> Addr {
-    // SAFETY: the same 16 bytes in the same order.
-    Addr(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
 }
 
 /// What is known of the socket that getpeername() was called on.

@@ -44,7 +44,7 @@ fn veth(flags: u32) -> Veth {
 }
 
 /// Links, routes and maps of the picture; the index of `tpk0`.
-fn node(programs: &Programs) -> u32 {
+pub(crate) fn node(programs: &Programs) -> u32 {
     for line in [
         "ip link add tpk0 type veth peer name pod0",
         "ip link add up0 type veth peer name router0",

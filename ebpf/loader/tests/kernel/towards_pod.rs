@@ -36,7 +36,7 @@ fn pod(flags: u32) -> PodEntry {
     PodEntry { ifindex: 77, mtu: 1500, flags, pod_mac: POD_MAC, host_mac: HOST_MAC }
 }
 
-fn fill(programs: &Programs) {
+pub(crate) fn fill(programs: &Programs) {
     let maps = programs.maps();
     let key = |text: &str, len| LpmKey::new(ip(text), len).expect("a prefix");
     maps.lb_sources.insert(&key(DIRECTOR, 24), &source(1)).expect("insert");

@@ -98,7 +98,7 @@ pub fn search(record: &mut ToaSock, syn: bool) -> Found {
             0 => return Found::Nothing,
             1 => put_cursor(record, at + 1),
             _ if size < 2 || at + size > end => return Found::Malformed,
-            _ if this == kind => match take(record, at, size, syn) {
+            _ if this == kind => match take(record, size, syn) {
                 Found::Nothing => put_cursor(record, at + size),
                 outcome => return outcome,
             },
@@ -108,9 +108,9 @@ pub fn search(record: &mut ToaSock, syn: bool) -> Found {
     Found::Nothing
 }
 
-/// Reads the client from the option at `at`, of `size` bytes, which is of the format's kind.
+/// Reads the client from the option at the cursor, of `size` bytes, which is of the format's kind.
 #[inline(always)]
-fn take(record: &mut ToaSock, at: usize, size: usize, syn: bool) -> Found {
+fn take(record: &mut ToaSock, size: usize, syn: bool) -> Found {
     let format = u32::from(record.format);
     let has_port = format != ToaFormat::Cdn28 as u32;
     let is_v4 = match size {
@@ -124,24 +124,20 @@ fn take(record: &mut ToaSock, at: usize, size: usize, syn: bool) -> Found {
         19 => format == ToaFormat::Cdn28 as u32,
         _ => false,
     };
-    if syn && format == ToaFormat::Toa254 as u32 && is_fast_open(record, at) {
+    if syn && format == ToaFormat::Toa254 as u32 && bytes::<2, 2>(record) == Some(FAST_OPEN_MAGIC) {
         return Found::Nothing;
     }
-    let start = at + if has_port { 4 } else { 3 };
-    if is_v4 && start <= ROOM - 4 {
-        let options = (&raw const record.options).cast::<u8>();
-        // SAFETY: `start + 3` is inside the 40 bytes.
-        let octets = unsafe { options.add(start).cast::<[u8; 4]>().read() };
+    if is_v4 {
+        let octets = if has_port { bytes::<4, 4>(record) } else { bytes::<3, 4>(record) };
+        let octets = octets.unwrap_or_default();
         record.client = Addr::from_v4(octets).0;
         if octets == [0; 4] {
             return Found::Malformed;
         }
-    } else if is_v6 && start <= ROOM - 16 {
-        let options = (&raw const record.options).cast::<u8>();
-        // SAFETY: `start + 15` is inside the 40 bytes.
-        let octets = unsafe { options.add(start).cast::<[u8; 16]>().read() };
-        record.client = octets;
-        if octets == [0; 16] {
+    } else if is_v6 {
+        let octets = if has_port { bytes::<4, 16>(record) } else { bytes::<3, 16>(record) };
+        record.client = octets.unwrap_or_default();
+        if record.client == [0; 16] {
             return Found::Malformed;
         }
     } else {
@@ -151,24 +147,23 @@ fn take(record: &mut ToaSock, at: usize, size: usize, syn: bool) -> Found {
         record.port_be = 0;
         return Found::Client;
     }
-    record.port_be = port(record, at);
+    record.port_be = u16::from_ne_bytes(bytes::<2, 2>(record).unwrap_or_default());
     if record.port_be == 0 { Found::Malformed } else { Found::Client }
 }
 
+/// `N` bytes, `SKIP` behind the cursor; `None` where they would not be inside the options.
+///
+/// Each call reads the cursor anew: verifiers before 6.8 do not see that two comparisons of one number contradict each
+/// other, follow the impossible path, and refuse what they find there.
 #[inline(always)]
-fn is_fast_open(record: &ToaSock, at: usize) -> bool {
-    port(record, at).to_ne_bytes() == FAST_OPEN_MAGIC
-}
-
-/// The two bytes after kind and length.
-#[inline(always)]
-fn port(record: &ToaSock, at: usize) -> u16 {
-    if at > ROOM - 4 {
-        return 0;
+fn bytes<const SKIP: usize, const N: usize>(record: &ToaSock) -> Option<[u8; N]> {
+    let at = cursor(record);
+    if at > ROOM - SKIP - N {
+        return None;
     }
     let options = (&raw const record.options).cast::<u8>();
-    // SAFETY: `at + 3` is inside the 40 bytes.
-    unsafe { u16::from_ne_bytes(options.add(at + 2).cast::<[u8; 2]>().read()) }
+    // SAFETY: `at + SKIP + N` is at most 40.
+    Some(unsafe { options.add(at + SKIP).cast::<[u8; N]>().read() })
 }
 
 #[inline(always)]
@@ -189,25 +184,27 @@ fn put_cursor(record: &mut ToaSock, at: usize) {
     unsafe { (&raw mut record.cursor).write_volatile(at as u8) };
 }
 
-/// Whether a packet from elsewhere has something like a TOA option where directors put it: first, or after aligned
-/// timestamps. Only for counting.
+/// The kind of something like a TOA option where directors put it (first, or after aligned timestamps) in a format
+/// other than `format`; 0 for none. Only for counting and for people.
 #[inline(always)]
-pub fn looks_like_toa(ops: *mut bpf_sock_ops) -> bool {
+pub fn seen_kind(ops: *mut bpf_sock_ops, format: u8) -> u8 {
+    let own = ToaFormat::kind(u32::from(format));
     // SAFETY: the kernel's context is valid; every read is below `end`.
     unsafe {
         let data = (*ops).__bindgen_anon_3.skb_data as usize;
         let end = (*ops).__bindgen_anon_4.skb_data_end as usize;
         if data + TCP_LEN + 8 > end {
-            return false;
+            return 0;
         }
         let first = ((data + TCP_LEN) as *const [u8; 2]).read();
-        if is_toa(first) {
-            return true;
+        if is_toa(first) && first[0] != own {
+            return first[0];
         }
         if data + TCP_LEN + 12 + 8 > end {
-            return false;
+            return 0;
         }
-        is_toa(((data + TCP_LEN + 12) as *const [u8; 2]).read())
+        let second = ((data + TCP_LEN + 12) as *const [u8; 2]).read();
+        if is_toa(second) && second[0] != own { second[0] } else { 0 }
     }
 }
 
