@@ -10,6 +10,7 @@ mod bandwidth;
 mod client;
 mod frame;
 mod ipam;
+mod lb;
 mod message;
 mod spool;
 mod status;
@@ -21,6 +22,10 @@ pub use bandwidth::{
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};
 pub use ipam::{AddressStatus, Collected, Explanation, Fact, IpamBook, IpamFinding, IpamReply, IpamRequest};
+pub use lb::{
+    ConntrackPod, ConntrackReport, Count, FellBack, LbDirection, LbReport, LbSourceReport, ToaCheckRequest,
+    ToaConnectionReport, ToaReport, ToaSource,
+};
 pub use message::{
     AddReply, AddRequest, Attachment, Bandwidth, CheckRequest, DelRequest, ErrorReply, FORMAT, Frame,
     GcRequest, PodInfo, PortMapping, Reply, Request, code,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::{BwReply, BwRequest};
 use crate::ipam::{IpamReply, IpamRequest};
+use crate::lb::{ConntrackReport, LbReport, ToaCheckRequest, ToaReport};
 use crate::status::StatusReport;
 
 /// Version of the protocol. A receiver refuses another one by name.
@@ -101,6 +102,12 @@ pub enum Request {
         /// Stay, and hear of each change.
         watch: bool,
     },
+    /// Load-balancer traffic by source and reason.
+    LbFlows,
+    /// Why a pod's connections did or did not get their clients' addresses.
+    ToaCheck(ToaCheckRequest),
+    /// The connection tracking table.
+    Conntrack,
 }
 
 /// A pod interface, as the runtime names it.
@@ -230,6 +237,12 @@ pub enum Reply {
     Bw(Box<BwReply>),
     /// To [`Request::Ipam`].
     Ipam(Box<IpamReply>),
+    /// Load-balancer traffic.
+    LbFlows(Box<LbReport>),
+    /// A pod's client addresses.
+    Toa(Box<ToaReport>),
+    /// The connection tracking table.
+    Conntrack(Box<ConntrackReport>),
     /// It could not be done.
     Error(ErrorReply),
 }

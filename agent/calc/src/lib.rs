@@ -7,6 +7,7 @@
 //! Pure: time is an input ([`Time`]), and the same inputs give the same answers, whatever happened before.
 
 mod bandwidth;
+mod drain;
 mod ipam;
 mod node;
 mod plan;
@@ -19,6 +20,7 @@ pub use bandwidth::{
     HISTORY_SECONDS, INGRESS_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth, Series,
     Throttled, asked_limits, class_of, explain, node_tree, tree_throttles,
 };
+pub use drain::{Drain, Draining};
 pub use ipam::{Ipam, IpamError, Known, Lease, Remembered, Use};
 pub use node::{LocalPod, Node, NodeState, node_state};
 pub use plan::{AddressPlan, Family, FamilyPlan, PlannedBlock};

@@ -43,6 +43,8 @@ pub struct LocalPod {
     pub asked: AskedLimits,
     /// Ports of the node that lead to it.
     pub host_ports: Vec<HostPort>,
+    /// It wants no client addresses from load balancers.
+    pub toa_off: bool,
 }
 
 /// Everything that a node has to bring about.
@@ -80,9 +82,8 @@ pub fn node_state<'a>(
         .iter()
         .filter(|(_, source)| selects(source.node_selector.as_ref(), node))
         .collect();
-    let uplinks = sources.iter().flat_map(|(_, source)| source.uplinks.iter().cloned());
     let desired = DesiredState {
-        uplinks: node.uplinks.iter().cloned().chain(uplinks).collect(),
+        uplinks: node.uplinks.clone(),
         masquerade: masquerade(resources, node),
         lb_sources: sources
             .iter()
@@ -91,7 +92,10 @@ pub fn node_state<'a>(
                     cidrs: source.cidrs.iter().map(|cidr| cidr.network()).collect(),
                     bypass: source.bypass,
                     toa: source.toa,
+                    toa_in_syn: source.toa_in_syn,
                     ports: source.ports.iter().copied().collect(),
+                    uplinks: source.uplinks.iter().cloned().collect(),
+                    drain_s: source.drain_seconds.unwrap_or(LbSource::DRAIN_S),
                 };
                 ((*name).clone(), source)
             })
@@ -120,6 +124,7 @@ impl LocalPod {
             limits: limits.grant(&self.asked),
             class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref())),
             host_ports: self.host_ports.clone(),
+            toa_off: self.toa_off,
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use turnpike_model::bandwidth::NodeBandwidthSpec;
 use turnpike_model::bgp::{BgpConfigurationSpec, BgpPeerSpec};
+use turnpike_model::desired::LbSource;
 use turnpike_model::lb::LoadBalancerSourceSpec;
 use turnpike_model::pool::IpPoolSpec;
 use turnpike_model::resource::{Kind, ResourceId, Resources};
@@ -234,6 +235,14 @@ impl Findings {
                 self.add(kind, name, "spec.cidrs", message, "list the directors' local addresses");
             }
             self.lb_cidrs(resources, name, spec);
+            if spec.drain_seconds.is_some_and(|seconds| seconds > LbSource::MAX_DRAIN_S) {
+                let message = format!("more than {} seconds", LbSource::MAX_DRAIN_S);
+                self.add(kind, name, "spec.drainSeconds", message, "drain for a day at the most");
+            }
+            if spec.toa_in_syn && spec.toa.is_none() {
+                let message = "it says where the option is, but toa says none is believed".to_owned();
+                self.add(kind, name, "spec.toaInSyn", message, "name the format in toa, or leave it out");
+            }
             for (index, port) in spec.ports.iter().enumerate() {
                 if port.port == 0 {
                     let field = format!("spec.ports[{index}].port");
@@ -369,7 +378,7 @@ mod tests {
                 json!({"cidrs": ["10.1.3.30/32", "10.244.7.0/24", "0.0.0.0/0"],
                 "ports": [{"protocol": "TCP", "port": 0}]}),
             );
-            put(&mut r.lb_sources, "c", json!({"cidrs": []}));
+            put(&mut r.lb_sources, "c", json!({"cidrs": [], "drainSeconds": 90000, "toaInSyn": true}));
         });
         let text = found.join("\n");
         for expected in [
@@ -378,6 +387,8 @@ mod tests {
             "LoadBalancerSource/b spec.cidrs[2]: 0.0.0.0/0 trusts everybody",
             "LoadBalancerSource/b spec.ports[0].port",
             "LoadBalancerSource/c spec.cidrs: no prefix",
+            "LoadBalancerSource/c spec.drainSeconds: more than 86400 seconds",
+            "LoadBalancerSource/c spec.toaInSyn",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }

@@ -3,13 +3,16 @@
 mod agent;
 mod bgp;
 mod bw;
+mod conntrack;
 mod doctor;
 mod ipam;
+mod lb;
 mod node;
 mod pods;
 mod pool;
 mod status;
 mod table;
+mod toa;
 mod why;
 
 use std::path::PathBuf;
@@ -75,6 +78,14 @@ enum Command {
     /// Bandwidth of pods and uplinks.
     #[command(subcommand)]
     Bw(bw::BwCommand),
+    /// Load balancers in front of the pods.
+    #[command(subcommand)]
+    Lb(lb::LbCommand),
+    /// Clients' addresses behind load balancers.
+    #[command(subcommand)]
+    Toa(toa::ToaCommand),
+    /// The connection tracking table: how full, who fills it, what it refused.
+    Conntrack,
     /// Ask turnpike-bgpd: peers, paths, decisions.
     #[command(subcommand)]
     Bgp(bgp::BgpCommand),
@@ -91,6 +102,9 @@ fn main() -> ExitCode {
         Command::Pool(command) => pool::run(&cli.global, command),
         Command::Node(command) => node::run(command),
         Command::Bw(command) => bw::run(&cli.global, command),
+        Command::Lb(command) => lb::run(&cli.global, command),
+        Command::Toa(command) => toa::run(&cli.global, command),
+        Command::Conntrack => conntrack::run(&cli.global),
         Command::Bgp(command) => bgp::run(&cli.global, command),
     };
     match result {

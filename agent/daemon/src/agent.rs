@@ -15,6 +15,7 @@ use crate::bandwidth::Monitor;
 use crate::books::{Books, salvage};
 use crate::clock::{self, BootId, Stamp};
 use crate::config::Config;
+use crate::drain::DrainBook;
 use crate::events::Events;
 use crate::gateways::Gateways;
 use crate::locks::Locks;
@@ -41,6 +42,7 @@ pub(crate) struct Agent {
     pub(crate) metrics: Metrics,
     pub(crate) bandwidth: Monitor,
     pub(crate) events: Events,
+    pub(crate) drain: DrainBook,
     books: Mutex<Books>,
     health: Mutex<Health>,
     plane: OnceLock<Plane>,
@@ -108,6 +110,7 @@ impl Agent {
             metrics: Metrics::default(),
             bandwidth: Monitor::default(),
             events: Events::default(),
+            drain: DrainBook::open(state.join("drain.json"), &present),
             books: Mutex::new(books),
             health: Mutex::new(health),
             plane: OnceLock::new(),
@@ -292,7 +295,9 @@ impl Health {
 
 impl Owner for Agent {
     fn desired(&self) -> DesiredState {
-        self.books().node_state().desired
+        let mut desired = self.books().node_state().desired;
+        self.drain.merge(&mut desired, &self.stamp());
+        desired
     }
 
     fn applied(&self, facts: Result<NodeFacts, DataplaneError>, problems: Vec<Problem>, took: Duration) {

@@ -366,6 +366,7 @@ fn local_pod(record: &PodRecord) -> LocalPod {
         mtu: record.mtu,
         asked: record.asked.clone(),
         host_ports: record.host_ports.clone(),
+        toa_off: record.toa_off,
     }
 }
 
@@ -413,6 +414,7 @@ pub(crate) fn salvage(corrupt: &Corrupt, present: &Stamp, mtu: u32) -> Option<Po
         mtu,
         asked: turnpike_calc::AskedLimits::default(),
         host_ports: Vec::new(),
+        toa_off: false,
         netns_path: String::new(),
         netns: crate::store::NetnsId { dev: 0, ino: 0 },
         created: present.clone(),

@@ -1,5 +1,7 @@
 //! Metrics and health over HTTP.
 
+mod datapath;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,6 +167,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
     );
     registry.register_collector(Box::new(Present(Arc::clone(&agent))));
     registry.register_collector(Box::new(crate::bandwidth::Metrics(Arc::clone(&agent))));
+    registry.register_collector(Box::new(datapath::Datapath(Arc::clone(&agent))));
     let state = Http { agent, registry: Arc::new(registry) };
     Router::new()
         .route("/metrics", get(metrics))

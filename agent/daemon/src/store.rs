@@ -56,6 +56,9 @@ pub(crate) struct PodRecord {
     /// Ports of the node that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) host_ports: Vec<HostPort>,
+    /// The pod wants no client addresses from load balancers.
+    #[serde(default)]
+    pub(crate) toa_off: bool,
     pub(crate) netns_path: String,
     pub(crate) netns: NetnsId,
     pub(crate) created: Stamp,
@@ -263,6 +266,7 @@ pub(crate) mod tests {
             mtu: 1500,
             asked: AskedLimits::default(),
             host_ports: Vec::new(),
+            toa_off: false,
             netns_path: "/run/netns/x".into(),
             netns: NetnsId { dev: 4, ino: 1 },
             created: Stamp::now(&BootId("b".into())),

@@ -34,6 +34,11 @@ pub(crate) fn answer(agent: &Agent, request: Request, netns: Option<OwnedFd>) ->
         Request::Bw(request) => {
             crate::bandwidth::answer(agent, &request).map(|reply| Reply::Bw(Box::new(reply)))
         }
+        Request::LbFlows => crate::lb::flows(agent).map(|report| Reply::LbFlows(Box::new(report))),
+        Request::ToaCheck(request) => {
+            crate::lb::toa_check(agent, &request).map(|report| Reply::Toa(Box::new(report)))
+        }
+        Request::Conntrack => Ok(Reply::Conntrack(Box::new(crate::lb::conntrack(agent)))),
     };
     agent.metrics.request(verb, result.is_ok(), started.elapsed());
     match result {
@@ -66,6 +71,9 @@ fn describe(request: &Request) -> (&'static str, String) {
         Request::Bw(_) => ("bw", String::new()),
         Request::Events { .. } => ("events", String::new()),
         Request::Ipam(request) => ("ipam", crate::ipam::describe(request)),
+        Request::LbFlows => ("lb flows", String::new()),
+        Request::ToaCheck(request) => ("toa check", request.pod.clone()),
+        Request::Conntrack => ("conntrack", String::new()),
     }
 }
 

@@ -6,12 +6,17 @@
 
 mod entries;
 mod mount;
+mod seen;
+
+pub use seen::{HooksInForce, LbTraffic, ToaConnection, ToaOfPod};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use turnpike_ebpf_loader::abi::{Addr, PodEntry, ToaConfig, Veth};
-use turnpike_ebpf_loader::{Attachment, CounterValues, Error, Hook, OpenOptions, Programs, remove_all};
+use turnpike_ebpf_loader::abi::{Addr, PodEntry, Veth};
+use turnpike_ebpf_loader::{
+    Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
+};
 use turnpike_model::desired::{DesiredState, Endpoint};
 
 use crate::links::Link;
@@ -39,6 +44,8 @@ pub(crate) struct Bpf {
     /// Hooks that this process has put in force: an earlier process's programs are replaced once.
     ours: BTreeSet<(Hook, u32)>,
     toa: Option<u64>,
+    /// What this kernel lacks.
+    missing: Vec<Problem>,
 }
 
 impl Bpf {
@@ -50,6 +57,7 @@ impl Bpf {
             programs: Err(String::new()),
             ours: BTreeSet::new(),
             toa: None,
+            missing: Vec::new(),
         };
         bpf.load();
         bpf
@@ -64,7 +72,20 @@ impl Bpf {
         self.programs = Programs::open(&OpenOptions::new(&self.folder)).map_err(|error| words(&error));
         if let Err(reason) = &self.programs {
             tracing::warn!(reason, "eBPF is not available");
+            return;
         }
+        self.missing = turnpike_ebpf_loader::probe()
+            .into_iter()
+            .filter(|feature| feature.available == Ok(false))
+            .map(|feature| Problem {
+                severity: Severity::Degraded,
+                subject: SUBJECT.to_owned(),
+                message: format!(
+                    "this kernel has no {} (Linux {} and later have it): {}",
+                    feature.name, feature.since, feature.without
+                ),
+            })
+            .collect();
     }
 
     /// Brings maps and hooks to the desired state.
@@ -82,6 +103,7 @@ impl Bpf {
         if let Err(error) = session.toa(view.desired, self.cgroup.as_deref(), &mut self.toa) {
             session.problem(Severity::Failed, "TOA", &error);
         }
+        session.problems.extend(self.missing.iter().cloned());
         session.problems
     }
 
@@ -112,8 +134,13 @@ impl Bpf {
         let Ok(programs) = &mut self.programs else {
             return Ok(());
         };
-        let results: Vec<_> =
-            addresses.iter().map(|address| programs.maps().pods.remove(&Addr::from(*address))).collect();
+        let maps = programs.maps();
+        // The next pod with the address begins to count at zero.
+        let results: Vec<_> = addresses
+            .iter()
+            .map(|address| Addr::from(*address))
+            .flat_map(|address| [maps.pods.remove(&address), maps.toa_pods.end(&address)])
+            .collect();
         results.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(words(&error)))
     }
 
@@ -238,13 +265,17 @@ impl Session<'_> {
         let uplinks = if bypasses { view.uplinks } else { &[] };
         hooks.extend(uplinks.iter().map(|uplink| ((Hook::Uplink, uplink.ifindex), uplink.name.as_str())));
         hooks.extend(view.trees.iter().map(|(index, name)| ((Hook::Classify, *index), *name)));
-        let (sources, ports) = entries::lb_sources(view.desired);
+        let (sources, ports) = entries::lb_sources(view.desired, uplinks);
+        let addresses: BTreeSet<Addr> = pods.keys().copied().collect();
         let maps = self.programs.maps();
         let results = [
             maps.pods.reconcile(&pods),
             maps.veths.reconcile(&veths),
             maps.uplinks.reconcile(&entries::uplinks(uplinks)),
             maps.lb_ports.reconcile(&ports),
+            // Before the sources themselves: nothing goes by uncounted.
+            maps.lb_stats.keep(&entries::groups(&sources)).map(|()| Changes::default()),
+            maps.toa_pods.keep(&addresses).map(|()| Changes::default()),
             maps.lb_sources.reconcile(&sources),
             maps.mark_config.entries().map(|present| {
                 for stale in present.keys().filter(|index| !marks.contains_key(index)) {
@@ -252,7 +283,7 @@ impl Session<'_> {
                         tracing::warn!(%error, link = stale, "a marking law could not be removed");
                     }
                 }
-                turnpike_ebpf_loader::Changes::default()
+                Changes::default()
             }),
         ];
         let marked: Vec<Result<(), Error>> =
@@ -321,6 +352,7 @@ impl Session<'_> {
         let maps = self.programs.maps();
         maps.veths.insert(&veth.index, &entries::veth(endpoint))?;
         for (address, entry) in entries::pods(endpoint, veth) {
+            maps.toa_pods.begin(&address)?;
             maps.pods.insert(&address, &entry)?;
         }
         for (index, mark) in entries::marks(&endpoint.limits, veth.index, ifb.map(|ifb| ifb.index)) {
@@ -348,9 +380,7 @@ impl Session<'_> {
         let mut keep = None;
         match cgroup {
             Some(cgroup) if wanted => {
-                self.programs
-                    .maps()
-                    .set_toa(&ToaConfig { flags: 0, late_packets: ToaConfig::LATE_PACKETS })?;
+                self.programs.maps().set_toa(&entries::toa(desired))?;
                 keep = match *attached {
                     Some(id) if present.contains(&id) => Some(id),
                     _ => Some(self.programs.attach_toa(cgroup)?),

@@ -1,10 +1,15 @@
-//! Forgets what conntrack remembers of a pod's address, so that the next pod with it starts clean.
+//! Connection tracking: how full it is and who fills it; and forgetting what it remembers of a pod's address, so that
+//! the next pod with it starts clean.
+
+mod usage;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::netlink::attr::{self, Attributes};
 use crate::netlink::{Netlink, Refusal, Request};
+
+pub use usage::{ConntrackByAddress, ConntrackUsage};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;

@@ -189,6 +189,30 @@ impl Netlink {
         Err(Refusal::from_errno(libc::EINTR, Some("the table kept changing during the dump".to_owned())))
     }
 
+    /// Walks through a dump while `more` wants it; false when it ended early. The socket is of no further use then:
+    /// the rest of the dump is still under way.
+    pub(crate) fn dump_until(
+        &mut self,
+        request: &Request,
+        mut more: impl FnMut(&[u8]) -> bool,
+    ) -> Result<bool, Refusal> {
+        let sequence = self.next_sequence();
+        let mut bytes = Vec::new();
+        encode(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP, sequence);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            for message in messages(&datagram).filter(|message| message.sequence == sequence) {
+                match message.kind {
+                    NLMSG_DONE => return dump_outcome(&message).map(|()| true),
+                    NLMSG_ERROR => return outcome(&message).map(|()| true),
+                    _ if !more(message.body) => return Ok(false),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Sends raw bytes that contain acknowledged messages with the given sequence numbers (an nftables transaction),
     /// and answers with the first refusal.
     pub(crate) fn transaction(&mut self, bytes: &[u8], mut awaited: Vec<u32>) -> Result<(), Refusal> {

@@ -21,8 +21,8 @@ use crate::nft::Nftables;
 use crate::routes::HostRoutes;
 use crate::tc::uplink::Memory;
 use crate::{
-    AttachReport, DataplaneConfig, DataplaneError, Finding, LimitsInForce, NodeFacts, Problem, Uplink, facts,
-    host,
+    AttachReport, DataplaneConfig, DataplaneError, Finding, HooksInForce, LbTraffic, LimitsInForce,
+    NodeFacts, Problem, ToaOfPod, Uplink, facts, host,
 };
 
 /// One node's data plane. Make it inside the host's network namespace and keep it on one thread.
@@ -169,6 +169,30 @@ impl Dataplane {
     #[must_use]
     pub fn counters(&self) -> Option<std::collections::BTreeMap<&'static str, u64>> {
         self.bpf.counters()
+    }
+
+    /// Packets and bytes of every bypassing prefix, by direction and reason.
+    ///
+    /// # Errors
+    /// There are no eBPF programs, or their maps cannot be read; for a person.
+    pub fn lb_traffic(&self) -> Result<Vec<LbTraffic>, String> {
+        self.desired.as_ref().map_or_else(|| Ok(Vec::new()), |desired| self.bpf.lb_traffic(desired))
+    }
+
+    /// What TOA did for the pod with these addresses.
+    ///
+    /// # Errors
+    /// As for [`Self::lb_traffic`].
+    pub fn toa_of(&self, addresses: &[IpAddr]) -> Result<ToaOfPod, String> {
+        self.bpf.toa_of(addresses)
+    }
+
+    /// What is attached where, of bypass and TOA.
+    ///
+    /// # Errors
+    /// As for [`Self::lb_traffic`].
+    pub fn hooks_in_force(&self) -> Result<HooksInForce, String> {
+        self.bpf.hooks_in_force()
     }
 
     /// Removes every object of ours and nothing else: links, ifbs, routes, nftables table, pins, tc. Pods lose their

@@ -1,6 +1,9 @@
 //! The data plane against the real kernel, each test in namespaces of its own. Needs root.
 
 #[cfg(test)]
+#[path = "kernel/balancer_paths.rs"]
+mod balancer_paths;
+#[cfg(test)]
 #[path = "kernel/lifecycle.rs"]
 mod lifecycle;
 #[cfg(test)]

@@ -51,6 +51,9 @@ pub struct Endpoint {
     /// Its class in the node tree: a key of [`NodeTree::classes`].
     #[serde(default)]
     pub class: Option<u16>,
+    /// Its servers see load balancers' addresses, not clients' (annotation `turnpike.io/toa: "off"`).
+    #[serde(default)]
+    pub toa_off: bool,
 }
 
 /// How what leaves through the uplinks is shared.
@@ -131,7 +134,7 @@ pub enum ToaFormat {
 }
 
 /// Directors whose traffic is trusted.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LbSource {
     /// The directors' local addresses (FULLNAT source addresses).
     pub cidrs: BTreeSet<IpNetwork>,
@@ -139,8 +142,24 @@ pub struct LbSource {
     pub bypass: bool,
     /// TOA format that these directors insert; `None` trusts no option from them.
     pub toa: Option<ToaFormat>,
+    /// The option comes in the SYN only.
+    #[serde(default)]
+    pub toa_in_syn: bool,
     /// Destination ports at the pod that qualify; empty is every TCP port and no UDP port.
     pub ports: BTreeSet<ServicePort>,
+    /// Interfaces through which they reach the node; empty is every uplink.
+    #[serde(default)]
+    pub uplinks: BTreeSet<String>,
+    /// Seconds for which a range that was taken out goes on bypassing.
+    #[serde(default)]
+    pub drain_s: u32,
+}
+
+impl LbSource {
+    /// Drain time of a source that names none.
+    pub const DRAIN_S: u32 = 15 * 60;
+    /// The longest drain time.
+    pub const MAX_DRAIN_S: u32 = 24 * 3600;
 }
 
 /// A port of a pod's service.

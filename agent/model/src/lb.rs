@@ -20,6 +20,14 @@ pub struct LoadBalancerSourceSpec {
     /// The TCP option in which these directors write the client's address; no option is believed unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub toa: Option<ToaFormat>,
+    /// The option comes in the SYN only (forks of DPVS): listeners then keep their SYNs, which costs memory for each
+    /// connection being opened. Servers started before it was set keep none.
+    #[serde(default)]
+    pub toa_in_syn: bool,
+    /// How long a range goes on bypassing after it was taken out (or the whole source was): established connections
+    /// end in peace, or are picked up in mid-stream by conntrack afterwards. 900 seconds, unless given; at most a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<u32>,
     /// Pod ports that qualify; every TCP port and no UDP port, unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ServicePort>,

@@ -24,6 +24,7 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
         mtu: 1500,
         asked: Limits { to_workload: Some(BitsPerSecond(100_000_000)), from_workload: None }.into(),
         host_ports: Vec::new(),
+        toa_off: false,
     }
 }
 
@@ -84,7 +85,7 @@ fn a_node_gets_its_own_blocks_its_peers_and_its_limits() {
     let limits = state.desired.endpoints.values().next().unwrap().limits;
     assert_eq!(limits.to_workload, Some(BitsPerSecond(50_000_000)));
     assert_eq!(limits.from_workload, Some(BitsPerSecond(1_000_000_000)));
-    assert_eq!(state.desired.uplinks, ["eth0".to_owned()].into());
+    assert_eq!(state.desired.lb_sources["lvs"].uplinks, ["eth0".to_owned()].into());
     assert!(state.desired.lb_sources["lvs"].bypass);
     assert_eq!(
         pods[0].endpoint_on(&resources, &node("n1")),

@@ -27,6 +27,9 @@ const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: std::net::Ipv6Addr =
     std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
 
+/// Says that a pod's servers shall see load balancers' addresses.
+const TOA_ANNOTATION: &str = "turnpike.io/toa";
+
 /// Carries out ADD. Idempotent: a repeated ADD of the same container and namespace gets the same answer.
 pub(super) fn add(
     agent: &Agent,
@@ -41,6 +44,7 @@ pub(super) fn add(
         addresses: addresses(&request)?,
         pod: request.pod.clone(),
     };
+    let asked = (asked, toa_off(&request)?);
     let id = endpoint_id(&request.attachment);
     let _guard = agent.locks.lock(&id);
     del::execute_spooled(agent, &request.attachment);
@@ -83,7 +87,7 @@ fn fresh(
     id: &EndpointId,
     request: &AddRequest,
     wanted: &Wanted,
-    asked: AskedLimits,
+    (asked, toa_off): (AskedLimits, bool),
     (identity, netns): (NetnsId, OwnedFd),
 ) -> Result<AddReply, ErrorReply> {
     let link = host_link(id);
@@ -99,6 +103,7 @@ fn fresh(
         mtu,
         asked,
         host_ports: Vec::new(),
+        toa_off,
         netns_path: request.netns_path.clone(),
         netns: identity,
         created,
@@ -267,6 +272,19 @@ fn addresses(request: &AddRequest) -> Result<AskedAddresses, ErrorReply> {
     asked_addresses(&request.annotations, &request.ips).map_err(|error| {
         ErrorReply::new(code::INVALID_CONFIG, format!("the addresses asked for are unusable: {error}"))
     })
+}
+
+/// Whether the pod's author wants load balancers' addresses instead of clients'.
+fn toa_off(request: &AddRequest) -> Result<bool, ErrorReply> {
+    match request.annotations.get(TOA_ANNOTATION).map(String::as_str) {
+        None | Some("on") => Ok(false),
+        Some("off") => Ok(true),
+        Some(other) => {
+            let message = format!("the annotation {TOA_ANNOTATION} is `{other}`");
+            Err(ErrorReply::new(code::INVALID_CONFIG, message)
+                .with_details("write \"off\" for the load balancer's address, or leave it out"))
+        }
+    }
 }
 
 fn no_place(refusal: Refusal) -> ErrorReply {

@@ -1,10 +1,10 @@
 //! The desired state as entries of the eBPF maps. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use turnpike_ebpf_loader::abi::{
-    Addr, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ToaFormat, Uplink, Veth,
+    Addr, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ToaConfig, ToaFormat, Uplink, Veth,
 };
 use turnpike_model::desired::{self, DesiredState, Endpoint, Limits};
 
@@ -14,7 +14,8 @@ use crate::nft;
 
 /// How to reach a pod: one entry for each of its addresses.
 pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry> {
-    let flags = if endpoint.limits.to_workload.is_some() { PodEntry::LIMITED } else { 0 };
+    let limited = if endpoint.limits.to_workload.is_some() { PodEntry::LIMITED } else { 0 };
+    let flags = if endpoint.toa_off { limited | PodEntry::NO_TOA } else { limited };
     let entry = PodEntry {
         ifindex: link.index,
         mtu: link.mtu,
@@ -57,11 +58,41 @@ pub(crate) fn uplinks(uplinks: &[crate::Uplink]) -> BTreeMap<u32, Uplink> {
     (0..).zip(uplinks).map(|(index, uplink)| (uplink.ifindex, Uplink { mtu: uplink.mtu, index })).collect()
 }
 
+/// Groups of the sources that bypass: what is counted.
+pub(crate) fn groups(sources: &BTreeMap<LpmKey, LbSource>) -> BTreeSet<u32> {
+    sources
+        .values()
+        .filter(|source| source.flags & LbSource::BYPASS != 0)
+        .map(|source| source.group)
+        .collect()
+}
+
+/// Settings of the TOA programs.
+pub(crate) fn toa(state: &DesiredState) -> ToaConfig {
+    let in_syn = state.lb_sources.values().any(|source| source.toa.is_some() && source.toa_in_syn);
+    let flags = if in_syn { ToaConfig::SAVE_SYN } else { 0 };
+    ToaConfig { flags, late_packets: ToaConfig::LATE_PACKETS }
+}
+
+/// The uplinks that a source may come through.
+fn uplink_bits(source: &desired::LbSource, uplinks: &[crate::Uplink]) -> u32 {
+    if source.uplinks.is_empty() {
+        return LbSource::ANY_UPLINK;
+    }
+    let named = (0_u32..).zip(uplinks).filter(|(_, uplink)| source.uplinks.contains(&uplink.name));
+    named.fold(0, |bits, (index, _)| bits | 1_u32.checked_shl(index).unwrap_or(0))
+}
+
 /// Load-balancer sources and their port rules.
 ///
 /// The kernel's trie finds the longest prefix only, so each prefix carries what all sources that cover it allow:
 /// that is what the nftables rules say too. Its TOA format is that of the narrowest source that has one.
-pub(crate) fn lb_sources(state: &DesiredState) -> (BTreeMap<LpmKey, LbSource>, BTreeMap<PortKey, u8>) {
+///
+/// A prefix may come through every uplink that one of its bypassing sources names.
+pub(crate) fn lb_sources(
+    state: &DesiredState,
+    links: &[crate::Uplink],
+) -> (BTreeMap<LpmKey, LbSource>, BTreeMap<PortKey, u8>) {
     let (mut sources, mut ports) = (BTreeMap::new(), BTreeMap::new());
     let prefixes =
         || state.lb_sources.values().flat_map(|source| source.cidrs.iter().map(move |cidr| (*cidr, source)));
@@ -70,7 +101,7 @@ pub(crate) fn lb_sources(state: &DesiredState) -> (BTreeMap<LpmKey, LbSource>, B
             continue;
         };
         let group = group_of(&key);
-        let mut entry = LbSource { group, uplinks: LbSource::ANY_UPLINK, ..LbSource::default() };
+        let mut entry = LbSource { group, ..LbSource::default() };
         let mut narrowest = None;
         let covers = |other: &ipnetwork::IpNetwork| {
             other.is_ipv4() == prefix.is_ipv4()
@@ -80,6 +111,7 @@ pub(crate) fn lb_sources(state: &DesiredState) -> (BTreeMap<LpmKey, LbSource>, B
         for (cidr, source) in prefixes().filter(|(cidr, _)| covers(cidr)) {
             if source.bypass {
                 entry.flags |= LbSource::BYPASS;
+                entry.uplinks |= uplink_bits(source, links);
                 if source.ports.is_empty() {
                     entry.flags |= LbSource::TCP_ANY_PORT;
                 }
@@ -122,8 +154,6 @@ fn toa_format(format: desired::ToaFormat) -> ToaFormat {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use turnpike_model::desired::{Protocol, ServicePort};
 
     use super::*;
@@ -134,6 +164,7 @@ mod tests {
             bypass,
             toa,
             ports: ports.iter().map(|port| ServicePort { protocol: Protocol::Udp, port: *port }).collect(),
+            ..desired::LbSource::default()
         }
     }
 
@@ -147,7 +178,7 @@ mod tests {
             ]),
             ..DesiredState::default()
         };
-        let (sources, ports) = lb_sources(&state);
+        let (sources, ports) = lb_sources(&state, &[]);
         let get = |text: &str, length| &sources[&LpmKey::new(text.parse().unwrap(), length).unwrap()];
         let both = LbSource::BYPASS | LbSource::TCP_ANY_PORT;
         assert_eq!((get("10.9.0.0", 16).flags, get("10.9.0.0", 16).toa_format), (both, 4));
@@ -155,6 +186,28 @@ mod tests {
         assert_eq!((get("10.8.0.0", 16).flags, get("10.8.0.0", 16).toa_format), (0, 5));
         let group = get("10.9.1.0", 24).group;
         assert_eq!(ports.keys().copied().collect::<Vec<_>>(), [PortKey::new(group, 17, 53)]);
+    }
+
+    #[test]
+    fn a_source_that_names_uplinks_comes_through_these_only() {
+        let uplink = |name: &str, ifindex| crate::Uplink {
+            name: name.to_owned(),
+            ifindex,
+            mtu: 1500,
+            has_default_route: true,
+        };
+        let mut named = source("10.9.0.0/16", true, None, &[]);
+        named.uplinks = BTreeSet::from(["eth1".to_owned()]);
+        let state = DesiredState {
+            lb_sources: BTreeMap::from([
+                ("named".to_owned(), named),
+                ("free".to_owned(), source("10.8.0.0/16", true, None, &[])),
+            ]),
+            ..DesiredState::default()
+        };
+        let (sources, _) = lb_sources(&state, &[uplink("eth0", 2), uplink("eth1", 3)]);
+        let bits = |text: &str| sources[&LpmKey::new(text.parse().unwrap(), 16).unwrap()].uplinks;
+        assert_eq!((bits("10.9.0.0"), bits("10.8.0.0")), (0b10, LbSource::ANY_UPLINK));
     }
 
     #[test]

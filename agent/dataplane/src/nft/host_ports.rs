@@ -233,6 +233,7 @@ mod tests {
             mtu: 1500,
             limits: Limits::default(),
             class: None,
+            toa_off: false,
             host_ports: ports
                 .iter()
                 .map(|(ip, port)| HostPort {

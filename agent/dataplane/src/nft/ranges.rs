@@ -209,7 +209,7 @@ mod tests {
 
     fn source(cidrs: &[&str], ports: &[(Protocol, u16)]) -> LbSource {
         let ports = ports.iter().map(|(protocol, port)| ServicePort { protocol: *protocol, port: *port });
-        LbSource { cidrs: nets(cidrs), bypass: true, toa: None, ports: ports.collect() }
+        LbSource { cidrs: nets(cidrs), bypass: true, ports: ports.collect(), ..LbSource::default() }
     }
 
     #[test]

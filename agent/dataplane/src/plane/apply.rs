@@ -117,16 +117,24 @@ impl Dataplane {
         links: &BTreeMap<String, Link>,
         problems: &mut Problems,
     ) -> Vec<Uplink> {
-        if !desired.lb_sources.values().any(|source| source.bypass) {
+        let bypassing: Vec<_> = desired.lb_sources.values().filter(|source| source.bypass).collect();
+        if bypassing.is_empty() {
             return Vec::new();
         }
         let found = self.facts();
         let found = problems.take("uplinks", found).map(|facts| facts.uplinks).unwrap_or_default();
-        if desired.uplinks.is_empty() {
-            return found;
+        // A source that names none may come through each of the node's; one that names some, through these.
+        let every = bypassing.iter().any(|source| source.uplinks.is_empty());
+        let mut named: Vec<Uplink> =
+            if every && desired.uplinks.is_empty() { found.clone() } else { Vec::new() };
+        let mut names: BTreeSet<&String> = bypassing.iter().flat_map(|source| &source.uplinks).collect();
+        if every {
+            names.extend(&desired.uplinks);
         }
-        let mut named = Vec::new();
-        for name in &desired.uplinks {
+        for name in names {
+            if named.iter().any(|uplink| &uplink.name == name) {
+                continue;
+            }
             match (found.iter().find(|uplink| &uplink.name == name), links.get(name)) {
                 (Some(uplink), _) => named.push(uplink.clone()),
                 (None, Some(link)) => named.push(Uplink {
@@ -138,6 +146,7 @@ impl Dataplane {
                 (None, None) => problems.failed(name, "no such interface to be an uplink".to_owned()),
             }
         }
+        named.sort();
         named
     }
 

@@ -13,7 +13,7 @@ use crate::sandbox::{
 /// A state with a director at the world's end, that may reach every TCP port and UDP port 53.
 pub(crate) fn with_director(mut desired: DesiredState) -> DesiredState {
     let cidrs = ["10.1.1.1/32", "fd00:1:1::1/128"].map(|text| text.parse().expect("a prefix"));
-    let source = LbSource { cidrs: cidrs.into(), bypass: true, toa: None, ports: BTreeSet::new() };
+    let source = LbSource { cidrs: cidrs.into(), bypass: true, ..LbSource::default() };
     let dns = BTreeSet::from([ServicePort { protocol: Protocol::Udp, port: 53 }]);
     desired.lb_sources.insert("dns".to_owned(), LbSource { ports: dns, ..source.clone() });
     desired.lb_sources.insert("web".to_owned(), source);

@@ -123,7 +123,8 @@ impl Pod {
         self.inside(|| json(line))
     }
 
-    fn take_link(&self, name: &str) {
+    /// Moves a link of the calling thread's namespace into this one.
+    pub(crate) fn take_link(&self, name: &str) {
         // iproute2 takes a path: that of our own descriptor.
         let path =
             format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.netns));
@@ -168,6 +169,7 @@ pub(crate) fn endpoint(n: u8) -> Endpoint {
         limits: Limits::default(),
         class: None,
         host_ports: Vec::new(),
+        toa_off: false,
     }
 }
 

@@ -48,7 +48,7 @@ fn any_state(numbers: &mut Numbers) -> DesiredState {
         if numbers.chance() {
             let ports = port.map(|port| ServicePort { protocol: Protocol::Tcp, port }).into_iter().collect();
             let cidrs = BTreeSet::from([cidr.parse().expect("a prefix")]);
-            let source = LbSource { cidrs, bypass: numbers.chance(), toa: None, ports };
+            let source = LbSource { cidrs, bypass: numbers.chance(), ports, ..LbSource::default() };
             desired.lb_sources.insert(name.to_owned(), source);
         }
     }
