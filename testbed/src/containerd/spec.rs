@@ -32,6 +32,8 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// Capabilities beside the runtime's default set, such as `NET_ADMIN`.
     pub capabilities: Vec<String>,
+    /// Folders of the machine that it sees, read-only: the machine's path, and the container's.
+    pub mounts: Vec<(String, String)>,
 }
 
 impl ContainerSpec {
@@ -44,6 +46,7 @@ impl ContainerSpec {
             command: Vec::new(),
             env: BTreeMap::new(),
             capabilities: Vec::new(),
+            mounts: Vec::new(),
         }
     }
 
@@ -58,6 +61,13 @@ impl ContainerSpec {
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Sees a folder of the machine, read-only: for programs too large to be made into an image.
+    #[must_use]
+    pub fn mount(mut self, from: &str, to: &str) -> Self {
+        self.mounts.push((from.to_owned(), to.to_owned()));
         self
     }
 
@@ -241,6 +251,7 @@ impl PodSpec {
             envs: env.map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone() }).collect(),
             labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
             log_path: format!("{}/0.log", container.name),
+            mounts: container.mounts.iter().map(cri_mount).collect(),
             linux: Some(v1::LinuxContainerConfig {
                 resources: None,
                 security_context: Some(v1::LinuxContainerSecurityContext {
@@ -260,6 +271,10 @@ impl PodSpec {
             ..Default::default()
         }
     }
+}
+
+fn cri_mount((from, to): &(String, String)) -> v1::Mount {
+    v1::Mount { host_path: from.clone(), container_path: to.clone(), readonly: true, ..Default::default() }
 }
 
 fn cri_port(port: &PortMapping) -> v1::PortMapping {

@@ -40,6 +40,8 @@ pub(super) const LAB: &[Package] = &[
     ("nginx-light", "pod image: the unmodified server behind TOA"),
     ("iperf3", "pod image: traffic for the limits"),
     ("python3", "pod image: small servers, with the standard library"),
+    ("golang-go", "compiles a small Go server for the tests of client addresses"),
+    ("default-jdk-headless", "a small Java server for the tests of client addresses"),
     ("conntrack", "shows conntrack entries"),
     ("nftables", "shows rules"),
     ("tcpdump", "captures"),
@@ -48,6 +50,13 @@ pub(super) const LAB: &[Package] = &[
     ("ethtool", "link features"),
     ("procps", "process lists"),
 ];
+
+/// For `cargo xtask lab kernels` alone.
+pub(super) const KERNELS: &[Package] =
+    &[("qemu-system-x86", "boots other kernels"), ("xz-utils", "unpacks their modules")];
+
+/// For `cargo xtask bench bgp` alone.
+pub(super) const BENCH: &[Package] = &[("openbgpd", "BGP daemon to measure beside")];
 
 /// Installs what is missing. Daemons that come along are neither started nor enabled.
 pub(super) fn install(wanted: &[Package]) -> Result<()> {

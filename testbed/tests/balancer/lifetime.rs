@@ -1,0 +1,87 @@
+//! Pods that want none of it, sources that come, drain and go.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use turnpike_testbed::{Lab, PodSpec, poll_result};
+
+use super::{DEADLINE, KeptAlive, LOCAL, Rig, VIP, address, ask};
+
+/// One source drains as usual, the other goes at once.
+const SOURCES: &str = "\
+apiVersion: turnpike.io/v1alpha1
+kind: LoadBalancerSource
+metadata: {name: lvs}
+spec: {cidrs: [10.9.1.0/24], bypass: true, toa: Toa254}
+---
+apiVersion: turnpike.io/v1alpha1
+kind: LoadBalancerSource
+metadata: {name: lvs6}
+spec: {cidrs: ['fd00:9:1::/64'], bypass: true, toa: Toa254, drainSeconds: 0}
+";
+
+/// Waits for the one answer of a command that is as wanted.
+fn wait(rig: &Rig, words: &[&str], what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    poll_result(DEADLINE, what, || {
+        let answer = rig.turnpike(words)?;
+        ensure!(wanted(&answer), "{answer:#}");
+        Ok(answer)
+    })
+}
+
+/// Verifies: a pod with `turnpike.io/toa: "off"` shows the director, its neighbour the client, and the check says why;
+/// a source that is taken out drains (its options are not believed any more, its traffic stays out of conntrack, over
+/// a restart of the agent too), and one with a drain time of 0 goes at once; established connections of both go on.
+#[test]
+fn a_pod_may_opt_out_and_a_source_that_is_removed_drains() -> Result<()> {
+    let lab = Lab::new("lb-lifetime")?;
+    let rig = Rig::new(&lab, SOURCES)?;
+    let on = rig.turnpike.run_pod(PodSpec::nginx("on"))?;
+    let off = rig.turnpike.run_pod(PodSpec::nginx("off").annotation("turnpike.io/toa", "off"))?;
+    let director = rig.direct(&[(&on, 80), (&off, 81)])?;
+    let seen = |vip: &str, port: u16| -> Result<_> {
+        let (own, body) = poll_result(DEADLINE, "nginx to answer", || ask(&rig.client, vip, port))?;
+        let seen = body.split_whitespace().next().and_then(address).context("an address")?;
+        Ok((own.ip(), seen))
+    };
+    let mut established = Vec::new();
+    for (vip, local) in VIP.iter().zip(LOCAL) {
+        let (own, shown) = seen(vip, 80)?;
+        assert_eq!(shown, own);
+        assert_eq!(seen(vip, 81)?.1.to_string(), local, "the pod opted out");
+        let mut connection = KeptAlive::open(&rig.client, vip, 80)?;
+        let first = connection.ask()?;
+        established.push((connection, first));
+    }
+    let check = rig.turnpike(&["toa", "check", "off"])?;
+    assert_eq!(check["opted_out"], true, "{check:#}");
+    assert!(check["counters"]["opted_out"].as_u64() >= Some(2) && check["counters"]["hit"] == 0, "{check:#}");
+    assert!(check["findings"][0].as_str().is_some_and(|text| text.contains("turnpike.io/toa")), "{check:#}");
+
+    rig.turnpike.set_resource("balancer.yaml", "# all sources are gone\n")?;
+    let draining = |flows: &Value| {
+        let sources = flows["sources"].as_array().map(Vec::as_slice).unwrap_or_default();
+        matches!(sources, [one] if one["name"] == "lvs" && one["draining_s"].as_u64().is_some())
+    };
+    wait(&rig, &["lb", "flows"], "one source to drain, the other to be gone", draining)?;
+    for (vip, local) in VIP.iter().zip(LOCAL) {
+        poll_result(DEADLINE, "options not to be believed any more", || {
+            let shown = seen(vip, 80)?.1.to_string();
+            ensure!(shown == local, "nginx still sees {shown}");
+            Ok(())
+        })?;
+    }
+    let [tracked4, tracked6] = rig.tracked()?;
+    assert_eq!(tracked4, 0, "what drains stays out of conntrack");
+    assert!(tracked6 > 0, "what went at once is back in conntrack");
+    for (connection, first) in &mut established {
+        assert_eq!(&connection.ask()?, first, "an established connection goes on and keeps its client");
+        assert!(first.starts_with(&connection.own.ip().to_string()), "{first}");
+    }
+    rig.turnpike.stop_agent()?;
+    rig.turnpike.start_agent()?;
+    wait(&rig, &["lb", "flows"], "the source to drain after a restart", draining)?;
+    assert_eq!(seen(VIP[0], 80)?.1.to_string(), LOCAL[0]);
+    assert_eq!(rig.tracked()?[0], 0, "a restart changes nothing");
+    drop((established, director, on, off));
+    lab.finish()
+}
