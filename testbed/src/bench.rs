@@ -4,6 +4,9 @@
 
 mod bgp;
 mod cni;
+mod datapath;
+mod rows;
+mod toa;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,9 +18,9 @@ use clap::Parser;
 #[derive(Debug, Default, Parser)]
 #[command(name = "cargo xtask bench", about = "Measure beside the peers and print a table")]
 pub struct Options {
-    /// Which bench, `bgp` or `cni`; none runs both.
+    /// Which bench, `bgp`, `cni`, `datapath` or `toa`; none runs all.
     pub name: Option<String>,
-    /// Write the rows of `bgp` to this file too.
+    /// Write the rows of `bgp`, `datapath` or `toa` to this file too.
     #[arg(long)]
     pub json: Option<PathBuf>,
     /// Every case with every daemon, five times, however long it takes.
@@ -29,9 +32,15 @@ pub struct Options {
     /// Only daemons whose name contains this; may repeat.
     #[arg(long)]
     pub daemon: Vec<String>,
-    /// Runs of each daemon in each case of `bgp`.
+    /// Runs of each daemon in each case of `bgp`, of each way in `datapath` and `toa`.
     #[arg(long)]
     pub runs: Option<usize>,
+    /// Serve at this port instead, for `toa`.
+    #[arg(long, hide = true, requires = "toa_cgroup")]
+    pub toa_server: Option<u16>,
+    /// The cgroup of that server.
+    #[arg(long, hide = true)]
+    pub toa_cgroup: Option<PathBuf>,
 }
 
 /// Runs one bench, or all.
@@ -39,14 +48,21 @@ pub struct Options {
 /// # Errors
 /// When there is none of that name, or it cannot run.
 pub fn run(options: &Options) -> Result<()> {
+    if let (Some(port), Some(cgroup)) = (options.toa_server, &options.toa_cgroup) {
+        return toa::serve(port, cgroup);
+    }
     match options.name.as_deref() {
         None => {
             cni::run()?;
+            datapath::run(&Options::default())?;
+            toa::run(&Options::default())?;
             bgp::run(options)
         }
         Some("bgp") => bgp::run(options),
         Some("cni") => cni::run(),
-        Some(other) => bail!("there is no bench {other:?}; there are: bgp, cni"),
+        Some("datapath") => datapath::run(options),
+        Some("toa") => toa::run(options),
+        Some(other) => bail!("there is no bench {other:?}; there are: bgp, cni, datapath, toa"),
     }
 }
 

@@ -1,0 +1,177 @@
+//! The load-balancer bypass beside plain forwarding, conntrack with a kube-like rule set, and that with raw notrack.
+//!
+//! ```text
+//!   director ─┬─ 10.1.0.0/24 ─ ours   (turnpike-agent) ─ pod
+//!             ├─ 10.1.1.0/24 ─ plain  (routes alone)   ─ pod
+//!             ├─ 10.1.2.0/24 ─ kube   (500 Services)   ─ pod
+//!             ├─ 10.1.3.0/24 ─ raw    (kube + notrack) ─ pod
+//!             └─ 10.1.4.0/24 ─ none   (drops at once)  ─ pod
+//! ```
+//! A pinned sender's packets are forwarded on its own CPU, in the send call: the time of a call less that of one whose
+//! packet is dropped where the node would begin is the node's cost. The least of many alternating runs counts, because
+//! whatever else runs on the machine only adds.
+
+mod ways;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use self::ways::{Way, build};
+use super::Options;
+use super::rows::{Comparison, tell};
+use crate::{Lab, Node};
+
+const RUNS: usize = 15;
+const FULL_RUNS: usize = 51;
+/// Datagrams of one run.
+const DATAGRAMS: u32 = 20_000;
+/// Connections of one run.
+const CONNECTIONS: u32 = 200;
+pub(super) const UDP_PORT: u16 = 9000;
+pub(super) const TCP_PORT: u16 = 80;
+
+/// The least time of each measurement, in nanoseconds for one packet or connection.
+#[derive(Debug, Clone, Copy)]
+struct Least {
+    to_pod: f64,
+    from_pod: f64,
+    exchange: f64,
+}
+
+impl Default for Least {
+    fn default() -> Self {
+        Self { to_pod: f64::INFINITY, from_pod: f64::INFINITY, exchange: f64::INFINITY }
+    }
+}
+
+pub(super) fn run(options: &Options) -> Result<()> {
+    let runs = options.runs.unwrap_or(if options.full { FULL_RUNS } else { RUNS });
+    let lab = Lab::new("bench-datapath")?;
+    let director = lab.node("director")?;
+    let ways = build(&lab, &director)?;
+    let mut least = vec![Least::default(); ways.len()];
+    for _ in 0..runs {
+        for (way, least) in ways.iter().zip(&mut least) {
+            least.to_pod = least.to_pod.min(datagrams(&director, way, true)?);
+            least.from_pod = least.from_pod.min(datagrams(&director, way, false)?);
+            if way.forwards {
+                least.exchange = least.exchange.min(exchanges(&director, way)?);
+            }
+        }
+    }
+    let rows = compare(&ways, &least)?;
+    tell(
+        &format!("Load-balancer traffic, the least of {runs} alternating runs"),
+        &rows,
+        options.json.as_deref(),
+    )?;
+    drop(ways);
+    lab.finish()
+}
+
+fn compare(ways: &[Way], least: &[Least]) -> Result<Vec<Comparison>> {
+    let none = ways.iter().zip(least).find(|(way, _)| !way.forwards).map(|(_, least)| *least);
+    let none = none.context("a way that drops")?;
+    let [ours, peers @ ..] = ways else { anyhow::bail!("no ways") };
+    let own = least.first().copied().unwrap_or_default();
+    let mut rows = Vec::new();
+    for (way, peer) in peers.iter().zip(least.iter().skip(1)).filter(|(way, _)| way.forwards) {
+        let mut put = |case: &str, metric: &str, ours: f64, value: f64| {
+            rows.push(Comparison::new(case, metric, ours, way.name, value));
+        };
+        put("UDP 64 B to the pod", "ns a packet", own.to_pod - none.to_pod, peer.to_pod - none.to_pod);
+        put(
+            "UDP 64 B from the pod",
+            "ns a packet",
+            own.from_pod - none.from_pod,
+            peer.from_pod - none.from_pod,
+        );
+        put("connect, request, answer, close", "µs", own.exchange / 1e3, peer.exchange / 1e3);
+        let tracked = way.tracked()?;
+        if tracked > 0.0 {
+            put("conntrack", "entries afterwards", ours.tracked()?, tracked);
+        }
+    }
+    Ok(rows)
+}
+
+/// Nanoseconds of one send call, towards the pod or from it.
+fn datagrams(director: &Node, way: &Way, to_pod: bool) -> Result<f64> {
+    let (pod, balancer) = (SocketAddr::new(way.pod, UDP_PORT), SocketAddr::new(way.director, 4000));
+    let at_pod = way.in_pod(|| UdpSocket::bind(pod))??;
+    let at_balancer = director.in_netns(|| UdpSocket::bind(balancer))??;
+    let (sender, target) = if to_pod { (&at_balancer, pod) } else { (&at_pod, balancer) };
+    sender.connect(target)?;
+    let send = |count: u32| -> Result<Duration> {
+        let begun = Instant::now();
+        for _ in 0..count {
+            // A receiver that does not read, and a node that drops, are no errors.
+            let _ = sender.send(&[7; 64]);
+        }
+        Ok(begun.elapsed())
+    };
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| -> Result<f64> {
+            pin()?;
+            // Neighbours and routes are found with the first ones.
+            send(500)?;
+            Ok(send(DATAGRAMS)?.as_nanos() as f64 / f64::from(DATAGRAMS))
+        });
+        worker.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?
+    })
+}
+
+/// Nanoseconds of one exchange: connect, 4 bytes there, 64 bytes back, close.
+fn exchanges(director: &Node, way: &Way) -> Result<f64> {
+    let pod = SocketAddr::new(way.pod, TCP_PORT);
+    let listener = way.in_pod(|| TcpListener::bind(pod))??;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve(&listener, &over));
+        let client = director.in_netns(|| -> Result<Duration> {
+            let once = || -> Result<()> {
+                let mut stream = TcpStream::connect(pod)?;
+                stream.write_all(b"ping")?;
+                stream.read_to_end(&mut Vec::new())?;
+                Ok(())
+            };
+            once()?;
+            let begun = Instant::now();
+            for _ in 0..CONNECTIONS {
+                once()?;
+            }
+            let took = begun.elapsed();
+            over.store(true, Ordering::Relaxed);
+            // The server waits for one more.
+            once()?;
+            Ok(took)
+        });
+        if client.as_ref().map_or(true, Result::is_err) {
+            over.store(true, Ordering::Relaxed);
+            let _ = way.in_pod(|| TcpStream::connect(pod));
+        }
+        Ok(client??.as_nanos() as f64 / f64::from(CONNECTIONS))
+    })
+}
+
+fn serve(listener: &TcpListener, over: &AtomicBool) {
+    while let Ok((mut stream, _)) = listener.accept() {
+        let mut request = [0; 4];
+        // A client that went away ends its own exchange.
+        let _ = stream.read_exact(&mut request).and_then(|()| stream.write_all(&[7; 64]));
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// Keeps the calling thread on the first CPU, so that what it sends is forwarded there.
+fn pin() -> Result<()> {
+    let mut cpus = nix::sched::CpuSet::new();
+    cpus.set(0)?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).context("pin the sender")
+}
