@@ -51,13 +51,6 @@ pub(super) const LAB: &[Package] = &[
     ("procps", "process lists"),
 ];
 
-/// For `cargo xtask lab kernels` alone.
-pub(super) const KERNELS: &[Package] =
-    &[("qemu-system-x86", "boots other kernels"), ("xz-utils", "unpacks their modules")];
-
-/// For `cargo xtask bench bgp` alone.
-pub(super) const BENCH: &[Package] = &[("openbgpd", "BGP daemon to measure beside")];
-
 /// Installs what is missing. Daemons that come along are neither started nor enabled.
 pub(super) fn install(wanted: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = wanted.iter().filter(|(name, _)| !installed(name)).collect();
