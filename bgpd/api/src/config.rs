@@ -229,6 +229,9 @@ pub struct GracefulRestart {
     pub peer_wait: u32,
     /// NOTIFICATIONs and hold timer expiry keep the paths too (RFC 8538).
     pub notification: bool,
+    /// Long-lived graceful restart (RFC 9494): seconds for which peers shall keep our paths as a last resort once the
+    /// restart time is over, and the most for which we keep theirs. 0: off.
+    pub long_lived_time: u32,
 }
 
 impl Default for GracefulRestart {
@@ -240,6 +243,7 @@ impl Default for GracefulRestart {
             deferral: 120,
             peer_wait: 20,
             notification: true,
+            long_lived_time: 0,
         }
     }
 }

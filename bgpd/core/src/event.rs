@@ -97,6 +97,18 @@ pub enum Event {
         /// Why now.
         reason: SweepReason,
     },
+    /// A peer has been away for longer than its restart time: its paths stay as the last resort (RFC 9494 §4.2).
+    #[error("peer {name}: {count} stale {family} paths kept as a last resort")]
+    LongLived {
+        /// Which peer.
+        peer: PeerId,
+        /// Its name.
+        name: String,
+        /// Of which family.
+        family: Family,
+        /// How many.
+        count: usize,
+    },
     /// An UPDATE with a mistake that RFC 7606 does not answer with a reset.
     #[error("peer {name}: malformed UPDATE: {problem}: {outcome}")]
     MalformedUpdate {
@@ -191,6 +203,12 @@ pub enum SweepReason {
     /// It was away for longer than its restart time.
     #[error("restart time over")]
     RestartTimer,
+    /// It was away for longer than its long-lived stale time (RFC 9494 §4.2).
+    #[error("long-lived stale time over")]
+    LongLivedTimer,
+    /// A path may not be kept for so long (RFC 9494 §3.3, NO_LLGR).
+    #[error("marked no-llgr")]
+    NoLongLived,
     /// It never reached End-of-RIB.
     #[error("stale time over")]
     StaleTimer,

@@ -11,6 +11,7 @@ mod export;
 mod flush;
 mod group;
 mod import;
+mod long_lived;
 mod nexthops;
 mod peer;
 mod policy;
@@ -270,12 +271,20 @@ impl Rib {
 
     /// Removes the peer's paths that its present session has not announced; answers how many.
     pub(crate) fn sweep(&mut self, peer: PeerId, family: Family) -> usize {
+        self.end_long_lived(peer, family);
         on_family!(self, family, remove_paths(peer, true))
     }
 
     /// Removes all of the peer's paths of a family; answers how many.
     pub(crate) fn drop_paths(&mut self, peer: PeerId, family: Family) -> usize {
+        self.end_long_lived(peer, family);
         on_family!(self, family, remove_paths(peer, false))
+    }
+
+    fn end_long_lived(&mut self, peer: PeerId, family: Family) {
+        if let Some(held) = self.shared.peer_mut(peer) {
+            held.set_long_lived(family, false);
+        }
     }
 
     /// Everything the peer sends from now on counts as new: what is not repeated can be swept.

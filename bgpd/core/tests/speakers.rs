@@ -15,6 +15,8 @@ mod world;
 mod add_path;
 #[path = "speakers/graceful.rs"]
 mod graceful;
+#[path = "speakers/long_lived.rs"]
+mod long_lived;
 #[path = "speakers/paths.rs"]
 mod paths;
 #[path = "speakers/policies.rs"]

@@ -108,8 +108,17 @@ pub(crate) fn merge(file: &Config, parts: &BTreeMap<String, Part>, lookup: &dyn 
         peers: &part.peers,
         networks: &part.networks,
     });
-    let mut merger =
-        Merger { whole, merged, names: BTreeSet::new(), prefixes: BTreeSet::new(), asn, router_id, lookup };
+    let long_lived = file.graceful_restart.long_lived_time;
+    let mut merger = Merger {
+        whole,
+        merged,
+        names: BTreeSet::new(),
+        prefixes: BTreeSet::new(),
+        asn,
+        router_id,
+        long_lived,
+        lookup,
+    };
     for contribution in std::iter::once(file_part).chain(pushed) {
         merger.add(&contribution);
     }
@@ -138,6 +147,8 @@ struct Merger<'a> {
     prefixes: BTreeSet<Prefix>,
     asn: Asn,
     router_id: RouterId,
+    /// Long-lived stale time of peers that have none of their own, in seconds.
+    long_lived: u32,
     lookup: &'a dyn Lookup,
 }
 
@@ -193,7 +204,7 @@ impl Merger<'_> {
         // Never without the password: the session would be open to anyone.
         let md5 = peer.password_file.as_deref().map(|path| self.lookup.password(path)).transpose()?;
         let transport = convert::transport(peer, remote_as != self.asn, md5);
-        self.whole.peers.push(convert::peer(peer, remote_as, scope, transport.ttl));
+        self.whole.peers.push(convert::peer(peer, remote_as, scope, transport.ttl, self.long_lived));
         self.names.insert(peer.label());
         self.merged.bfd.extend(Wish::of(peer, transport.ttl).map(|wish| (peer.address, wish)));
         self.merged.transports.insert(peer.address, transport);

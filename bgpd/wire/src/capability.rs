@@ -19,6 +19,7 @@ mod code {
     pub(super) const FOUR_OCTET_AS: u8 = 65;
     pub(super) const ADD_PATH: u8 = 69;
     pub(super) const ENHANCED_ROUTE_REFRESH: u8 = 70;
+    pub(super) const LONG_LIVED: u8 = 71;
 }
 
 /// One capability.
@@ -40,6 +41,8 @@ pub enum Capability {
     AddPath(Vec<(AfiSafi, AddPathMode)>),
     /// Demarcation of route refresh (RFC 7313).
     EnhancedRouteRefresh,
+    /// Long-lived graceful restart (RFC 9494 §3.1). Counts only beside [`Capability::GracefulRestart`].
+    LongLived(Vec<LongLivedFamily>),
     /// Anything else.
     Unknown {
         /// Capability code.
@@ -68,6 +71,22 @@ impl GracefulRestartCapability {
         let family = family.into();
         self.families.iter().find(|(listed, _)| *listed == family).map(|(_, forwarding)| *forwarding)
     }
+}
+
+/// One family of the long-lived graceful restart capability.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LongLivedFamily {
+    /// The family.
+    pub family: AfiSafi,
+    /// F: the sender kept forwarding for it over its last restart.
+    pub forwarding: bool,
+    /// Seconds for which stale paths may be kept after the restart time; 24 bits.
+    pub stale_time: u32,
+}
+
+impl LongLivedFamily {
+    /// The longest stale time, in seconds.
+    pub const LONGEST: u32 = 0x00ff_ffff;
 }
 
 /// What the sender is able to do with several paths for a prefix.
@@ -145,6 +164,7 @@ impl Capability {
                 Capability::AddPath(list(&mut reader, one)?)
             }
             code::ENHANCED_ROUTE_REFRESH => Capability::EnhancedRouteRefresh,
+            code::LONG_LIVED => Capability::LongLived(list(&mut reader, long_lived_family)?),
             _ => return None,
         };
         reader.is_empty().then_some(capability)
@@ -175,6 +195,17 @@ impl Capability {
                     out.extend_from_slice(&[family.safi, mode.code()]);
                 }
             }
+            Capability::LongLived(entries) => {
+                for entry in entries.iter().take(255 / 7) {
+                    out.extend_from_slice(&entry.family.afi.to_be_bytes());
+                    out.extend_from_slice(&[
+                        entry.family.safi,
+                        if entry.forwarding { FORWARDING } else { 0 },
+                    ]);
+                    let [_, time @ ..] = entry.stale_time.min(LongLivedFamily::LONGEST).to_be_bytes();
+                    out.extend_from_slice(&time);
+                }
+            }
             Capability::Unknown { value, .. } => {
                 out.extend_from_slice(value.get(..255).unwrap_or(value));
             }
@@ -196,6 +227,7 @@ impl Capability {
             Capability::FourOctetAs(_) => code::FOUR_OCTET_AS,
             Capability::AddPath(_) => code::ADD_PATH,
             Capability::EnhancedRouteRefresh => code::ENHANCED_ROUTE_REFRESH,
+            Capability::LongLived(_) => code::LONG_LIVED,
             Capability::Unknown { code, .. } => *code,
         }
     }
@@ -207,6 +239,13 @@ fn list<'a, T>(reader: &mut Reader<'a>, mut one: impl FnMut(&mut Reader<'a>) -> 
         entries.push(one(reader)?);
     }
     Some(entries)
+}
+
+fn long_lived_family(reader: &mut Reader<'_>) -> Option<LongLivedFamily> {
+    let family = AfiSafi { afi: reader.u16()?, safi: reader.u8()? };
+    let forwarding = reader.u8()? & FORWARDING != 0;
+    let stale_time = u32::from(reader.u8()?) << 16 | u32::from(reader.u16()?);
+    Some(LongLivedFamily { family, forwarding, stale_time })
 }
 
 const RESTARTED: u16 = 0x8000;
@@ -270,7 +309,10 @@ impl fmt::Display for Capability {
                 })
             }
             Capability::EnhancedRouteRefresh => f.write_str("enhanced route refresh"),
-            Capability::Unknown { code: 71, .. } => f.write_str("long-lived graceful restart"),
+            Capability::LongLived(entries) => {
+                f.write_str("long-lived graceful restart")?;
+                entries.iter().try_for_each(|entry| write!(f, " {} {} s", entry.family, entry.stale_time))
+            }
             Capability::Unknown { code: 73, .. } => f.write_str("host name"),
             Capability::Unknown { code, .. } => write!(f, "capability {code}"),
         }

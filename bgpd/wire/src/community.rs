@@ -13,6 +13,10 @@ pub struct Community(pub u32);
 impl Community {
     /// RFC 8326: prefer any other path, this one is about to go.
     pub const GRACEFUL_SHUTDOWN: Community = Community(0xffff_0000);
+    /// RFC 9494 §3.2: kept for long after its speaker has gone.
+    pub const LLGR_STALE: Community = Community(0xffff_0006);
+    /// RFC 9494 §3.3: not to be kept for long.
+    pub const NO_LLGR: Community = Community(0xffff_0007);
     /// RFC 7999.
     pub const BLACKHOLE: Community = Community(0xffff_029a);
     /// Not to any external peer (confederations counted as one AS).
@@ -28,8 +32,10 @@ impl Community {
     }
 }
 
-const WELL_KNOWN: [(&str, Community); 5] = [
+const WELL_KNOWN: [(&str, Community); 7] = [
     ("graceful-shutdown", Community::GRACEFUL_SHUTDOWN),
+    ("llgr-stale", Community::LLGR_STALE),
+    ("no-llgr", Community::NO_LLGR),
     ("blackhole", Community::BLACKHOLE),
     ("no-export", Community::NO_EXPORT),
     ("no-advertise", Community::NO_ADVERTISE),

@@ -24,7 +24,7 @@ pub use attribute::{
     Aggregator, AsPath, AttrCode, Attributes, Fault, NextHop, Origin, PartialBits, Problem, Segment,
     SegmentKind, Severity, UnknownAttribute,
 };
-pub use capability::{AddPathMode, Capability, GracefulRestartCapability};
+pub use capability::{AddPathMode, Capability, GracefulRestartCapability, LongLivedFamily};
 pub use community::{Community, ExtendedCommunity, LargeCommunity, ParseCommunityError};
 pub use context::{DecodeContext, EncodeContext};
 pub use family::{AfiSafi, Families, Family, PerFamily};

@@ -262,7 +262,11 @@ fn capability() -> impl Strategy<Value = Capability> {
                 families,
             })
         }),
-        (prop_oneof![Just(71_u8), Just(73_u8)], vec(any::<u8>(), 0..20))
+        vec((afi_safi(), any::<bool>(), 0..=LongLivedFamily::LONGEST), 0..3).prop_map(|list| {
+            let one = |(family, forwarding, stale_time)| LongLivedFamily { family, forwarding, stale_time };
+            Capability::LongLived(list.into_iter().map(one).collect())
+        }),
+        (prop_oneof![Just(72_u8), Just(73_u8)], vec(any::<u8>(), 0..20))
             .prop_map(|(code, value)| Capability::Unknown { code, value: value.into() }),
     ]
 }

@@ -17,9 +17,6 @@ type Proof = fn(Kind) -> Result<()>;
 enum Cell {
     /// Both sides do it.
     Works(Proof),
-    /// We cannot yet. The proof is that the peer, which can, does not see it from us. It does not notice a feature that
-    /// is off unless configured: whoever adds one changes the cell.
-    NotYet(Proof),
     /// The peer cannot, and why.
     PeerCannot(&'static str),
 }
@@ -37,7 +34,7 @@ struct Row {
     cell: fn(Kind) -> Cell,
 }
 
-use Cell::{NotYet, PeerCannot, Works};
+use Cell::{PeerCannot, Works};
 use Kind::{Bird, Frr, GoBgp, OpenBgpd};
 
 const TABLE: &[Row] = &[
@@ -92,11 +89,11 @@ const TABLE: &[Row] = &[
     Row {
         test: "long_lived",
         title: "Long-lived graceful restart (RFC 9494)",
-        how: "the peer, which offers it, says that we do not",
+        how: "SIGKILL of each side in turn, for longer than its restart time: the other keeps its routes, marked LLGR_STALE, until they are refreshed",
         quick: Bird,
         cell: |kind| match kind {
             OpenBgpd => PeerCannot("does not offer the capability in 7.7"),
-            Bird | Frr | GoBgp => NotYet(proofs::absent::long_lived),
+            Bird | Frr | GoBgp => Works(proofs::restart::long_lived),
         },
     },
     Row {
@@ -221,7 +218,7 @@ fn prove(test: &str) {
         Some(name) => kind.to_string() == *name,
         None => full || *kind == row.quick,
     }) {
-        let (Works(proof) | NotYet(proof)) = (row.cell)(kind) else { continue };
+        let Works(proof) = (row.cell)(kind) else { continue };
         eprintln!("{}: with {kind}", row.title);
         if let Err(error) = proof(kind) {
             let _ = writeln!(failures, "{} with {kind}: {error:#}", row.title);
@@ -260,7 +257,7 @@ fn document(versions: &str) -> String {
     let mut out = format!(
         "# Interoperability\n\n\
          What turnpike-bgpd and other BGP daemons do together. Each \"works\" is a test with the real daemon in a network\n\
-         namespace, and looks at what both sides themselves say; for \"not yet\" the peer, told to use the\nfeature, does not see it from us; what a peer cannot is taken from its documentation and from trying it.\n\n\
+         namespace, and looks at what both sides themselves say; what a peer cannot is taken from its documentation and from trying it.\n\n\
          This file is made from the table of those tests (`testbed/tests/interop/matrix.rs`) and checked against it by\n\
          every `cargo xtask test`, which proves each row with one peer; `cargo xtask test --full` proves every cell. To\n\
          write it anew: `TURNPIKE_WRITE_DOCS=1 cargo xtask test -- the_document_is_the_table`.\n\n{VERSIONS}{versions}\n\n"
@@ -276,7 +273,6 @@ fn document(versions: &str) -> String {
         for kind in Kind::ALL {
             match (row.cell)(kind) {
                 Works(_) => out.push_str(" works |"),
-                NotYet(_) => out.push_str(" turnpike-bgpd cannot yet |"),
                 PeerCannot(why) => {
                     notes.push(format!("{kind}: {why}"));
                     let _ = write!(out, " {kind} cannot ({}) |", notes.len());

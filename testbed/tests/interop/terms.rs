@@ -53,7 +53,7 @@ pub(crate) struct Terms {
     pub(crate) bfd: bool,
     /// The peer announces several paths of a prefix and wants to hear several (RFC 7911).
     pub(crate) add_path: bool,
-    /// The peer keeps stale routes for long (RFC 9494).
+    /// The peer keeps stale routes for long (RFC 9494), and its restart time is a second.
     pub(crate) long_lived: bool,
     /// So long the peer waits for a connection, in seconds; `None`: as short as it can.
     pub(crate) their_patience: Option<u16>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use turnpike_bgp_wire::{Asn, Prefix};
+use turnpike_bgp_wire::{Asn, LongLivedFamily, Prefix};
 
 use super::{
     AddPath, Bfd, Config, ListenRange, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, SendPaths,
@@ -13,6 +13,8 @@ use super::{
 const LONGEST_SHUTDOWN: usize = 255;
 /// Twelve bits of seconds (RFC 4724 §3).
 const LONGEST_RESTART: u16 = 4095;
+const LONG_LIVED: &str = "the long-lived stale time has 24 bits (RFC 9494 §3.1)";
+const LONG_LIVED_REMEDY: &str = "use at most 16777215 seconds";
 
 /// Milliseconds between BFD packets: below, a scheduler's hiccup looks like a failure.
 const SHORTEST_BFD: u32 = 10;
@@ -37,6 +39,10 @@ impl Config {
         if self.graceful_restart.restart_time > LONGEST_RESTART {
             let field = "graceful_restart.restart_time";
             found.add(field, "the restart time has twelve bits (RFC 4724 §3)", "use at most 4095 seconds");
+        }
+        if self.graceful_restart.long_lived_time > LongLivedFamily::LONGEST {
+            let field = "graceful_restart.long_lived_time";
+            found.add(field, LONG_LIVED, LONG_LIVED_REMEDY);
         }
         if self.kernel.table == 0 {
             found.add("kernel.table", "there is no routing table 0", "use 254 for the main table");
@@ -200,6 +206,13 @@ fn check_peer(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, fou
             ("only a link-local address has an interface", "remove it")
         };
         found.add(place("interface"), message, remedy);
+    }
+    if peer.long_lived_time.is_some_and(|time| time > LongLivedFamily::LONGEST) {
+        found.add(place("long_lived_time"), LONG_LIVED, LONG_LIVED_REMEDY);
+    }
+    if peer.long_lived_fallback && external {
+        let message = "only an internal peer can be told of them without RFC 9494 (§4.6)";
+        found.add(place("long_lived_fallback"), message, "remove it");
     }
     if let Some(add_path) = &peer.add_path {
         check_add_path(place, peer, add_path, found);

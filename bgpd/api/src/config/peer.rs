@@ -61,6 +61,13 @@ pub struct Peer {
     /// Graceful restart with this peer; `[graceful_restart] enabled` must be on too.
     #[serde(default = "yes")]
     pub graceful_restart: bool,
+    /// Long-lived graceful restart (RFC 9494) with this peer, as `[graceful_restart] long_lived_time`; that unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_lived_time: Option<u32>,
+    /// Tell it of paths that are kept as a last resort even if it does not know RFC 9494, with NO_EXPORT and LOCAL_PREF 0
+    /// (§4.6; internal peers only).
+    #[serde(default)]
+    pub long_lived_fallback: bool,
     /// IPv4 paths over IPv6 next hops (RFC 8950).
     #[serde(default)]
     pub extended_next_hop: bool,
@@ -108,6 +115,8 @@ impl Peer {
             rr_client: false,
             next_hop: NextHop::Auto,
             graceful_restart: true,
+            long_lived_time: None,
+            long_lived_fallback: false,
             extended_next_hop: false,
             add_path: None,
             allow_own_as: 0,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use turnpike_bgp_wire::Prefix;
+use turnpike_bgp_wire::{LongLivedFamily, Prefix};
 
 use super::{Config, PeerConfig, Policy, PolicyChoice, PrefixRule, SendPaths};
 
@@ -37,6 +37,14 @@ pub enum ConfigError {
     /// RFC 4456 reflects inside one AS.
     #[error("peer `{0}`: an external peer cannot be a route reflector client")]
     ClientNotInternal(String),
+    /// RFC 9494 §3.1: 24 bits of seconds.
+    #[error("peer `{peer}`: the long-lived stale time of {time:?} is longer than 16777215 s")]
+    LongLivedLong {
+        /// The peer's name.
+        peer: String,
+        /// The value refused.
+        time: Duration,
+    },
     /// RFC 7911: a peer that is told paths is told the best at least.
     #[error("peer `{0}`: add-path with no path to send")]
     NoPathToSend(String),
@@ -130,6 +138,9 @@ impl Config {
         }
         if peer.rr_client && peer.remote_as != self.asn {
             errors.push(ConfigError::ClientNotInternal(name()));
+        }
+        if let Some(time) = peer.long_lived.filter(|time| time.as_secs() > LongLivedFamily::LONGEST.into()) {
+            errors.push(ConfigError::LongLivedLong { peer: name(), time });
         }
         if peer.add_path.iter().any(|(_, add_path)| add_path.send == SendPaths::Most(0)) {
             errors.push(ConfigError::NoPathToSend(name()));

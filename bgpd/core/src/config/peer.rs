@@ -45,6 +45,14 @@ pub struct PeerConfig {
     /// Graceful restart with this peer; the global switch must be on too.
     #[serde(default = "yes")]
     pub graceful_restart: bool,
+    /// Long-lived graceful restart (RFC 9494), where graceful restart is on: how long the peer shall keep our paths
+    /// after the restart time, and the longest that we keep its. `None`: off.
+    #[serde(default)]
+    pub long_lived: Option<Duration>,
+    /// Tell the peer of long-lived stale paths although it has not announced RFC 9494, with NO_EXPORT and LOCAL_PREF 0
+    /// (§4.6; internal peers only).
+    #[serde(default)]
+    pub long_lived_fallback: bool,
     /// IPv4 paths over IPv6 next hops (RFC 8950).
     #[serde(default)]
     pub extended_next_hop: bool,
@@ -81,6 +89,8 @@ impl PeerConfig {
             rr_client: false,
             next_hop: ExportNextHop::Auto,
             graceful_restart: true,
+            long_lived: None,
+            long_lived_fallback: false,
             extended_next_hop: false,
             add_path: PerFamily::default(),
             allow_own_as: 0,

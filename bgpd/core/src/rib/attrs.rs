@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use turnpike_bgp_wire::{Asn, Attributes, LargeCommunity, NextHop, RouterId};
+use turnpike_bgp_wire::{Asn, Attributes, Community, LargeCommunity, NextHop, RouterId};
 
 /// Attributes and next hop of a path, with what is asked for most often worked out.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct PathAttrs {
     pub(crate) next_hop: Option<NextHop>,
     pub(super) hops: u32,
     pub(super) neighbour: Option<Asn>,
+    /// LLGR_STALE is among its communities (RFC 9494).
+    pub(super) long_lived: bool,
     hash: u64,
 }
 
@@ -22,6 +24,7 @@ impl PathAttrs {
     fn new(attributes: Attributes, next_hop: Option<NextHop>, hasher: &RandomState) -> Self {
         let hops = attributes.as_path.hops() as u32;
         let neighbour = attributes.as_path.neighbour();
+        let long_lived = attributes.communities.contains(&Community::LLGR_STALE);
         // The parts that differ most often, as one run of octets: hashing field by field costs several times more.
         let mut octets: SmallVec<[u8; 256]> = SmallVec::new();
         octets.extend_from_slice(attributes.as_path.as_octets());
@@ -41,7 +44,7 @@ impl PathAttrs {
         }
         attributes.unknown.iter().for_each(|attribute| octets.extend_from_slice(&attribute.value));
         let hash = hasher.hash_one((octets.as_slice(), next_hop));
-        Self { attributes, next_hop, hops, neighbour, hash }
+        Self { attributes, next_hop, hops, neighbour, long_lived, hash }
     }
 }
 

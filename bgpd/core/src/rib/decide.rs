@@ -22,27 +22,29 @@ pub(super) const DEFAULT_LOCAL_PREF: u32 = 100;
 pub(super) enum Step {
     /// 0. Import accepted it and its next hop can be reached (RFC 4271 §9.1.2).
     Eligible,
-    /// 1. What we originate ourselves comes first.
+    /// 1. Long-lived stale paths are the last resort (RFC 9494 §4.3).
+    LongLived,
+    /// 2. What we originate ourselves comes first.
     Local,
-    /// 2. Highest LOCAL_PREF (RFC 4271 §9.1.1).
+    /// 3. Highest LOCAL_PREF (RFC 4271 §9.1.1).
     LocalPref,
-    /// 3. Shortest AS_PATH (RFC 4271 §9.1.2.2 a).
+    /// 4. Shortest AS_PATH (RFC 4271 §9.1.2.2 a).
     AsPath,
-    /// 4. Lowest ORIGIN (b).
+    /// 5. Lowest ORIGIN (b).
     Origin,
-    /// 5. Lowest MULTI_EXIT_DISC from the same neighbouring AS (c).
+    /// 6. Lowest MULTI_EXIT_DISC from the same neighbouring AS (c).
     Med,
-    /// 6. External before internal (d).
+    /// 7. External before internal (d).
     External,
-    /// 7. Lowest interior cost to the next hop (e). Paths that are equal so far share the traffic.
+    /// 8. Lowest interior cost to the next hop (e). Paths that are equal so far share the traffic.
     Metric,
-    /// 8. Lowest BGP identifier, or ORIGINATOR_ID (f; RFC 4456 §9).
+    /// 9. Lowest BGP identifier, or ORIGINATOR_ID (f; RFC 4456 §9).
     RouterId,
-    /// 9. Shortest CLUSTER_LIST (RFC 4456 §9).
+    /// 10. Shortest CLUSTER_LIST (RFC 4456 §9).
     ClusterList,
-    /// 10. Lowest peer address (g).
+    /// 11. Lowest peer address (g).
     PeerAddress,
-    /// 11. Lowest path identifier (RFC 7911).
+    /// 12. Lowest path identifier (RFC 7911).
     PathId,
 }
 
@@ -50,6 +52,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Step::Eligible => "next hop unreachable",
+            Step::LongLived => "long-lived stale",
             Step::Local => "originated elsewhere",
             Step::LocalPref => "lower LOCAL_PREF",
             Step::AsPath => "longer AS_PATH",
@@ -69,6 +72,7 @@ impl fmt::Display for Step {
 #[derive(Clone, Debug)]
 struct Candidate {
     index: usize,
+    long_lived: bool,
     local: bool,
     local_pref: u32,
     hops: u32,
@@ -89,7 +93,7 @@ type Candidates = SmallVec<[Candidate; 4]>;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Selection {
     pub(super) best: Option<usize>,
-    /// The best path and its equals up to step 7, in the order of the steps after it.
+    /// The best path and its equals up to step 8, in the order of the steps after it.
     pub(super) equal: SmallVec<[usize; 4]>,
 }
 
@@ -145,7 +149,8 @@ pub(super) fn lost_at(index: usize, paths: &[Path], shared: &Shared) -> Option<S
     None
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
+    Step::LongLived,
     Step::Local,
     Step::LocalPref,
     Step::AsPath,
@@ -168,6 +173,7 @@ fn candidate(index: usize, path: &Path, shared: &Shared) -> Option<Candidate> {
     let peer = path.from.peer().and_then(|peer| shared.peer(peer));
     Some(Candidate {
         index,
+        long_lived: used.long_lived,
         local,
         local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
         hops: used.hops,
@@ -190,6 +196,7 @@ fn candidate(index: usize, path: &Path, shared: &Shared) -> Option<Candidate> {
 fn eliminate(candidates: &mut Candidates, step: Step) {
     match step {
         Step::Eligible => {}
+        Step::LongLived => keep_least(candidates, |candidate| candidate.long_lived),
         Step::Local => keep_least(candidates, |candidate| Reverse(candidate.local)),
         Step::LocalPref => keep_least(candidates, |candidate| Reverse(candidate.local_pref)),
         Step::AsPath => keep_least(candidates, |candidate| candidate.hops),
@@ -222,7 +229,7 @@ fn eliminate_by_med(candidates: &mut Candidates) {
     candidates.retain(|candidate| is_lowest(candidate));
 }
 
-/// Steps 8 to 11 as one key.
+/// Steps 9 to 12 as one key.
 fn tie_break(candidate: &Candidate) -> (RouterId, usize, Option<IpAddr>, u32) {
     (candidate.router_id, candidate.clusters, candidate.addr, candidate.path_id)
 }
@@ -237,6 +244,7 @@ mod tests {
     prop_compose! {
         /// Values from so small ranges that ties are the rule.
         fn candidate()(
+            long_lived in any::<bool>(),
             local_pref in 0..2_u32,
             hops in 0..2_u32,
             origin in prop_oneof![Just(Origin::Igp), Just(Origin::Incomplete)],
@@ -248,7 +256,7 @@ mod tests {
             clusters in 0..2_usize,
         ) -> Candidate {
             Candidate {
-                index: 0, local: false, local_pref, hops, origin, neighbour, med, external, metric, router_id, clusters,
+                index: 0, long_lived, local: false, local_pref, hops, origin, neighbour, med, external, metric, router_id, clusters,
                 addr: None, path_id: 0,
             }
         }
@@ -304,7 +312,8 @@ mod tests {
             let winner = all[best(&all)].clone();
             let better = |other: &Candidate| {
                 let key = |candidate: &Candidate| {
-                    (Reverse(candidate.local_pref), candidate.hops, candidate.origin, candidate.neighbour)
+                    let first = (candidate.long_lived, Reverse(candidate.local_pref), candidate.hops);
+                    (first, candidate.origin, candidate.neighbour)
                 };
                 key(other) == key(&winner) && other.med < winner.med
             };

@@ -9,6 +9,7 @@ use turnpike_bgp_wire::{Attributes, EncodeContext, ExtendedCommunity, Family, Ne
 use super::Shared;
 use super::attrs::{ByAddress, PathAttrs};
 use super::decide::DEFAULT_LOCAL_PREF;
+use super::long_lived::{StalePaths, disguise};
 use super::peer::RibPeer;
 use super::policy::{Answer, Candidate, kept_back, prepend};
 use super::table::{Origination, Path};
@@ -26,6 +27,7 @@ pub(super) struct GroupKey {
     own: Option<NextHop>,
     policy: PolicyChoice,
     extended_next_hop: bool,
+    stale: StalePaths,
     /// Which paths of a prefix; other than the best only where the session has path identifiers.
     pub(super) paths: SendPaths,
     pub(super) encode: EncodeContext,
@@ -50,6 +52,7 @@ impl GroupKey {
             own,
             policy: peer.export.clone(),
             extended_next_hop: session.extended_next_hop,
+            stale: StalePaths::of(peer, family),
             paths: match session.encode.add_path(family) {
                 true => *peer.send_paths.get(family),
                 false => SendPaths::Best,
@@ -93,7 +96,7 @@ impl Shared {
         from: Origination,
         used: &Arc<PathAttrs>,
     ) -> Option<Arc<PathAttrs>> {
-        if kept_back(&used.attributes, key.internal) {
+        if kept_back(&used.attributes, key.internal) || used.long_lived && key.stale == StalePaths::Withheld {
             return None;
         }
         let source = from.peer().and_then(|peer| self.peer(peer));
@@ -136,6 +139,9 @@ impl Shared {
                 times
             }
         };
+        if used.long_lived && key.stale == StalePaths::Disguised {
+            disguise(&mut attributes);
+        }
         // RFC 4271 §5.1.2: our AS goes in front towards external peers only.
         if !key.internal {
             prepend(&mut attributes, self.local.asn, times.saturating_add(1));

@@ -174,7 +174,10 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         for (prefix, peer, path_id, raw, generation) in again {
             let verdict = shared.peer(peer).map_or(Ok(()), |held| shared.judge_attributes(held, &raw));
-            let used = verdict.and_then(|()| shared.import(peer, prefix.into(), &raw));
+            let mut used = verdict.and_then(|()| shared.import(peer, prefix.into(), &raw));
+            if shared.peer(peer).is_some_and(|held| held.keeps_for_long(P::FAMILY, generation)) {
+                used = used.map(|used| shared.marked(&used));
+            }
             let nexthop = shared.watch(peer, &used);
             self.put(shared, prefix, Path::new(peer.into(), path_id, raw, used, nexthop, generation));
         }

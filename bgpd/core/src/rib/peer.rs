@@ -23,6 +23,8 @@ pub(crate) struct SessionFacts {
     pub(crate) encode: EncodeContext,
     pub(crate) extended_next_hop: bool,
     pub(crate) enhanced_refresh: bool,
+    /// Families in which both sides do long-lived graceful restart.
+    pub(crate) long_lived: Families,
 }
 
 /// A peer as the RIBs see it. Outlives its sessions, as its paths may.
@@ -39,11 +41,17 @@ pub(crate) struct RibPeer {
     pub(super) next_hop: ExportNextHop,
     pub(super) send_paths: PerFamily<SendPaths>,
     pub(super) max_prefix: Option<MaxPrefix>,
+    /// Long-lived stale paths are told it even if it does not know what they are.
+    pub(super) long_lived_fallback: bool,
     /// Of the present or last session.
     pub(super) router_id: RouterId,
     pub(super) session: Option<SessionFacts>,
     /// Paths with another number than this are left over from before.
     pub(super) generation: PerFamily<u16>,
+    /// That number when the present or last session began.
+    began: PerFamily<u16>,
+    /// Paths from before the session are kept as a last resort (RFC 9494).
+    long_lived: Families,
     pub(crate) received: PerFamily<usize>,
     pub(crate) accepted: PerFamily<usize>,
     pub(super) over_limit: PerFamily<bool>,
@@ -68,9 +76,12 @@ impl RibPeer {
             next_hop: config.next_hop,
             send_paths: PerFamily::from_fn(|family| config.add_path.get(family).send),
             max_prefix: config.max_prefix,
+            long_lived_fallback: config.long_lived_fallback && internal,
             router_id: RouterId::from_u32(0),
             session: None,
             generation: PerFamily::default(),
+            began: PerFamily::default(),
+            long_lived: Families::NONE,
             received: PerFamily::default(),
             accepted: PerFamily::default(),
             over_limit: PerFamily::default(),
@@ -90,6 +101,7 @@ impl RibPeer {
         self.export = other.export;
         self.next_hop = other.next_hop;
         self.send_paths = other.send_paths;
+        self.long_lived_fallback = other.long_lived_fallback;
         if self.max_prefix != other.max_prefix {
             self.max_prefix = other.max_prefix;
             self.over_limit = PerFamily::default();
@@ -100,12 +112,25 @@ impl RibPeer {
         self.router_id = session.router_id;
         for family in Family::ALL {
             self.next_generation(family);
+            *self.began.get_mut(family) = *self.generation.get(family);
         }
         self.over_limit = PerFamily::default();
         self.discarded = PerFamily::default();
         self.crowded = false;
         self.unsent = 0;
         self.session = Some(session);
+    }
+
+    /// Whether what is left over in a family is kept as a last resort.
+    pub(super) fn set_long_lived(&mut self, family: Family, yes: bool) {
+        *self.long_lived.get_mut(family) = yes;
+    }
+
+    /// A path with that number is one of those.
+    pub(super) fn keeps_for_long(&self, family: Family, generation: u16) -> bool {
+        // The numbers wrap.
+        let before = |began: u16| (generation.wrapping_sub(began) as i16) < 0;
+        self.long_lived.contains(family) && (self.session.is_none() || before(*self.began.get(family)))
     }
 
     pub(super) fn next_generation(&mut self, family: Family) {

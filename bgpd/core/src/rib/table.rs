@@ -126,7 +126,7 @@ pub(super) struct Dest {
 #[derive(Debug)]
 pub(super) struct FamilyRib<P: TablePrefix> {
     pub(super) table: PrefixMap<P, Dest>,
-    dirty: Vec<P>,
+    pub(super) dirty: Vec<P>,
     pub(super) groups: BTreeMap<GroupId, Group<P>>,
     pub(super) next_group: u32,
     /// Next hops whose resolution has changed: their paths must be found and decided on again.
@@ -265,14 +265,24 @@ impl<P: TablePrefix> FamilyRib<P> {
     /// Removes a peer's paths, all of them or only those left over from before; answers how many.
     pub(super) fn remove_paths(&mut self, shared: &mut Shared, peer: PeerId, only_stale: bool) -> usize {
         let Some(held) = shared.peer(peer) else { return 0 };
-        if *held.received.get(P::FAMILY) == 0 {
+        let generation = *held.generation.get(P::FAMILY);
+        self.remove_where(shared, peer, |path| !(only_stale && path.generation == generation))
+    }
+
+    /// Removes those of a peer's paths for which `goes` holds; answers how many.
+    pub(super) fn remove_where(
+        &mut self,
+        shared: &mut Shared,
+        peer: PeerId,
+        goes: impl Fn(&Path) -> bool,
+    ) -> usize {
+        if shared.peer(peer).is_none_or(|held| *held.received.get(P::FAMILY) == 0) {
             return 0;
         }
-        let generation = *held.generation.get(P::FAMILY);
         let from = Origination::from(peer);
         let mut count = 0;
         for (prefix, dest) in self.table.iter_mut() {
-            let gone = |path: &Path| path.from == from && !(only_stale && path.generation == generation);
+            let gone = |path: &Path| path.from == from && goes(path);
             while let Some(index) = dest.paths.iter().position(gone) {
                 let path = dest.take(index);
                 shared.forget::<P>(&path);

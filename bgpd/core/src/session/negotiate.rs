@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use turnpike_bgp_wire::{
     AddPathMode, AfiSafi, Capability, Cause, DecodeContext, EncodeContext, Families, Family,
-    GracefulRestartCapability, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open, OpenError, PerFamily,
-    RouterId,
+    GracefulRestartCapability, LongLivedFamily, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open,
+    OpenError, PerFamily, RouterId,
 };
 
 use super::{Connection, Local};
@@ -37,6 +37,15 @@ pub(crate) struct PeerGraceful {
     pub(crate) families: PerFamily<Option<bool>>,
 }
 
+/// What the peer wants of us when it stays away for long, in a family (RFC 9494).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PeerLongLived {
+    /// F.
+    pub(crate) forwarding: bool,
+    /// The shorter of what it asks for and what we allow.
+    pub(crate) stale_time: Duration,
+}
+
 /// What a session has agreed on.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Negotiated {
@@ -52,6 +61,8 @@ pub(crate) struct Negotiated {
     pub(crate) enhanced_refresh: bool,
     /// Both sides do graceful restart.
     pub(crate) graceful: Option<PeerGraceful>,
+    /// Both sides do long-lived graceful restart in these families.
+    pub(crate) long_lived: PerFamily<Option<PeerLongLived>>,
     /// The peer announced graceful restart in some form: it sends End-of-RIB.
     pub(crate) sends_end_of_rib: bool,
     /// In words.
@@ -85,6 +96,15 @@ pub(super) fn our_open(config: &PeerConfig, local: &Local, ever_established: boo
             restart_time: restart.restart_time.as_secs() as u16,
             families: config.families.members().map(|family| (family.code(), forwarding(family))).collect(),
         }));
+        if let Some(stale_time) = config.long_lived {
+            let stale_time = u32::try_from(stale_time.as_secs()).unwrap_or(LongLivedFamily::LONGEST);
+            let one = |family: Family| LongLivedFamily {
+                family: family.code(),
+                forwarding: forwarding(family),
+                stale_time,
+            };
+            capabilities.push(Capability::LongLived(config.families.members().map(one).collect()));
+        }
     }
     capabilities.push(Capability::FourOctetAs(local.asn));
     Open {
@@ -188,6 +208,11 @@ pub(super) fn negotiate(
         route_refresh,
         enhanced_refresh: enhanced_refresh && route_refresh,
         graceful: graceful.and_then(|value| peer_graceful(value, config, local, families)),
+        long_lived: match graceful {
+            Some(_) => long_lived(theirs, config, local, families),
+            // RFC 9494 §3.1: without the other capability it counts for nothing.
+            None => PerFamily::default(),
+        },
         sends_end_of_rib: graceful.is_some(),
         capabilities: words(theirs, families, extended_next_hop, (add_path_in, add_path_out)),
     })
@@ -235,6 +260,27 @@ fn peer_graceful(
         families: PerFamily::from_fn(|family| {
             theirs.forwarding(family).filter(|_| families.contains(family))
         }),
+    })
+}
+
+fn long_lived(
+    theirs: &Open,
+    config: &PeerConfig,
+    local: &Local,
+    families: Families,
+) -> PerFamily<Option<PeerLongLived>> {
+    let on = local.restart.filter(|_| config.graceful_restart).is_some();
+    let Some(longest) = config.long_lived.filter(|_| on) else { return PerFamily::default() };
+    let listed = theirs.capabilities.iter().rev().find_map(|capability| match capability {
+        Capability::LongLived(list) => Some(list),
+        _ => None,
+    });
+    PerFamily::from_fn(|family| {
+        let entry = listed?.iter().find(|entry| entry.family == family.code())?;
+        families.contains(family).then(|| PeerLongLived {
+            forwarding: entry.forwarding,
+            stale_time: Duration::from_secs(entry.stale_time.into()).min(longest),
+        })
     })
 }
 

@@ -120,6 +120,7 @@ fn change(old: &PeerConfig, new: &PeerConfig) -> Change {
             peer.hold_time,
             peer.families,
             peer.graceful_restart,
+            peer.long_lived,
             peer.extended_next_hop,
             add_path,
         )

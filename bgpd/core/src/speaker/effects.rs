@@ -1,8 +1,11 @@
 //! What sessions bring in.
 
+use std::time::Duration;
+
 use turnpike_bgp_wire::{Families, Family, PerFamily, RouteRefresh, RouteRefreshKind, Severity, Update};
 
 use super::Speaker;
+use super::helper::Promise;
 use crate::event::{DownReason, Event, SweepReason};
 use crate::output::Output;
 use crate::query::PeerId;
@@ -50,6 +53,7 @@ impl Speaker {
         held.end_of_rib_sent = Families::NONE;
         held.heard_keepalive = false;
         let families = agreed.families;
+        let long_lived = agreed.long_lived;
         let restarted = agreed.graceful.as_ref().is_some_and(|graceful| graceful.restarted);
         let forwarding = match &agreed.graceful {
             Some(graceful) => PerFamily::from_fn(|family| *graceful.families.get(family) == Some(true)),
@@ -62,11 +66,14 @@ impl Speaker {
             encode: agreed.encode,
             extended_next_hop: agreed.extended_next_hop,
             enhanced_refresh: agreed.enhanced_refresh,
+            long_lived: PerFamily::from_fn(|family| long_lived.get(family).is_some()),
         };
         held.agreed = Some(agreed);
         self.rib.peer_up(peer, facts);
         self.event(Event::Up { peer, name, families, restarted });
-        self.helper_returned(peer, families.and(forwarding));
+        let long_lived =
+            PerFamily::from_fn(|family| long_lived.get(family).is_some_and(|entry| entry.forwarding));
+        self.helper_returned(peer, families.and(forwarding), long_lived);
     }
 
     fn session_down(&mut self, peer: PeerId, reason: DownReason, kept: bool) {
@@ -74,17 +81,23 @@ impl Speaker {
         let name = held.name();
         let Some(agreed) = held.agreed.take() else { return };
         self.rib.peer_down(peer);
-        let promised = match agreed.graceful.as_ref().filter(|_| kept) {
-            Some(graceful) => PerFamily::from_fn(|family| graceful.families.get(family).is_some()),
-            None => Families::NONE,
-        };
-        self.event(Event::Down { peer, name, reason, kept: !promised.is_empty() });
+        // How long paths stay as before, and how long as a last resort. A family that is in the capability of RFC 9494
+        // alone has no time of the first kind (§4.2).
+        let promised = PerFamily::from_fn(|family| {
+            let graceful = agreed.graceful.as_ref().filter(|_| kept)?;
+            let then = agreed.long_lived.get(family).map(|entry| entry.stale_time);
+            let listed = graceful.families.get(family).is_some();
+            let first = if listed { graceful.restart_time } else { Duration::ZERO };
+            (listed || then.is_some()).then_some(Promise { first, then: then.unwrap_or_default() })
+        });
+        let kept = promised.iter().any(|(_, promise)| promise.is_some());
+        self.event(Event::Down { peer, name, reason, kept });
         for family in Family::ALL {
-            if !promised.contains(family) {
+            if promised.get(family).is_none() {
                 self.rib.drop_paths(peer, family);
             }
         }
-        self.helper_left(peer, promised, agreed.graceful.as_ref().map(|graceful| graceful.restart_time));
+        self.helper_left(peer, promised);
     }
 
     fn update(&mut self, peer: PeerId, update: Update) {

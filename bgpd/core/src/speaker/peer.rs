@@ -152,7 +152,7 @@ impl Speaker {
     /// Keeps the speaker's list of timeouts in line with the peer's timers.
     pub(super) fn rearm(&mut self, peer: PeerId) {
         let Some(held) = self.peers.get_mut(peer.0 as usize).and_then(Option::as_mut) else { return };
-        let helper = held.helper.as_ref().map(|helper| helper.until);
+        let helper = held.helper.as_ref().and_then(Helper::until);
         let next = held.session.next_timeout().into_iter().chain(helper).min();
         if held.armed == next {
             return;

@@ -67,7 +67,7 @@ impl Speaker {
             flaps: session.flaps,
             last_error: session.last_error.clone(),
             last_notification: session.last_notification.clone(),
-            stale_until: peer.helper.map(|helper| helper.until),
+            stale_until: peer.helper.and_then(|helper| helper.until()),
             counters: session.counters,
             received: counts.map(|counts| counts.received).unwrap_or_default(),
             accepted: counts.map(|counts| counts.accepted).unwrap_or_default(),

@@ -79,6 +79,9 @@ impl Engine {
             Event::StaleRemoved { name, family, count, reason, .. } => {
                 info!(peer = name, %family, count, %reason, "stale paths removed");
             }
+            Event::LongLived { name, family, count, .. } => {
+                warn!(peer = name, %family, count, "away for too long: stale paths kept as a last resort");
+            }
             Event::MalformedUpdate { name, problem, outcome, .. } => {
                 warn!(peer = name, problem, outcome, "malformed UPDATE");
             }

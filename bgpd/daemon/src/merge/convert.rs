@@ -68,7 +68,8 @@ pub(super) fn transport(peer: &Peer, external: bool, md5: Option<Vec<u8>>) -> Tr
     }
 }
 
-pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8) -> core::PeerConfig {
+/// `long_lived` is the global time in seconds.
+pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8, long_lived: u32) -> core::PeerConfig {
     let mut peer = core::PeerConfig::new(from.label(), from.address, remote_as);
     peer.shutdown = from.shutdown.clone();
     peer.transport = core::Transport {
@@ -90,6 +91,9 @@ pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8) -> core::Pe
         api::NextHop::Unchanged => core::ExportNextHop::Unchanged,
     };
     peer.graceful_restart = from.graceful_restart;
+    let long_lived = Some(from.long_lived_time.unwrap_or(long_lived)).filter(|time| *time > 0);
+    peer.long_lived = long_lived.map(|time| Duration::from_secs(time.into()));
+    peer.long_lived_fallback = from.long_lived_fallback;
     peer.extended_next_hop = from.extended_next_hop;
     peer.add_path = PerFamily::from_fn(|family| add_path(from.add_path.as_ref(), family));
     peer.allow_own_as = from.allow_own_as;

@@ -13,8 +13,8 @@ use turnpike_bgp_core::query::{Select, Table};
 use turnpike_bgp_core::{CloseReason, ConnId, Input, Output, Resolution, Speaker, Time};
 use turnpike_bgp_wire::{
     Asn, Attributes, Capability, DecodeContext, EncodeContext, Families, Family, Framer,
-    GracefulRestartCapability, MessageType, NextHop, Nlri, Open, PerFamily, Prefix, RouterId, Update,
-    encode_keepalive, encode_reach, encode_unreach,
+    GracefulRestartCapability, LongLivedFamily, MessageType, NextHop, Nlri, Open, PerFamily, Prefix,
+    RouterId, Update, encode_keepalive, encode_reach, encode_unreach,
 };
 
 use crate::corpus::{EXTERNAL_AS, LOCAL_AS, Session};
@@ -106,6 +106,7 @@ impl Rig {
         if session.add_path {
             let both = AddPath { receive: true, send: SendPaths::All };
             hostile.add_path = PerFamily { ipv4: both, ipv6: both };
+            hostile.long_lived = Some(Duration::from_secs(300));
         }
         hostile.import = PolicyChoice::AcceptAll;
         hostile.export = PolicyChoice::AcceptAll;
@@ -212,6 +213,10 @@ impl Rig {
                 restart_time: 120,
                 families: self.session.families().members().map(|family| (family.code(), true)).collect(),
             }));
+            // Of no effect unless it is configured, which add-path stands for.
+            let one =
+                |family: Family| LongLivedFamily { family: family.code(), forwarding: true, stale_time: 600 };
+            capabilities.push(Capability::LongLived(self.session.families().members().map(one).collect()));
         }
         let asn = Asn(self.session.remote_as());
         let mut bytes = Vec::new();

@@ -178,7 +178,9 @@ fn protocol(terms: &Terms, name: &str, address: std::net::IpAddr, asn: u32) -> S
     }
     let switches = [
         (terms.gtsm, "ttl security on;"),
-        (terms.restarting, "graceful restart on; graceful restart time 60;"),
+        (terms.restarting, "graceful restart on;"),
+        (terms.restarting && !terms.long_lived, "graceful restart time 60;"),
+        (terms.long_lived, "graceful restart time 1; long lived stale time 60;"),
         (terms.long_lived, "long lived graceful restart on;"),
         (terms.they_reflect, "rr client;"),
         (terms.bfd, "bfd on;"),

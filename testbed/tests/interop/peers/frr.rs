@@ -141,7 +141,11 @@ fn text(terms: &Terms) -> String {
         terms.their_as, terms.their_id
     );
     if terms.restarting {
-        out.push_str(" bgp graceful-restart restart-time 60\n bgp graceful-restart preserve-fw-state\n");
+        let time = if terms.long_lived { 1 } else { 60 };
+        let _ = writeln!(
+            out,
+            " bgp graceful-restart restart-time {time}\n bgp graceful-restart preserve-fw-state"
+        );
     }
     if terms.long_lived {
         out.push_str(" bgp long-lived-graceful-restart stale-time 60\n");

@@ -140,7 +140,8 @@ fn neighbor(terms: &Terms, address: IpAddr) -> String {
         (
             terms.restarting,
             format!(
-                "[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 60\nlong-lived-enabled = {}\n",
+                "[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = {}\nlong-lived-enabled = {}\n",
+                if terms.long_lived { 1 } else { 60 },
                 terms.long_lived
             ),
         ),

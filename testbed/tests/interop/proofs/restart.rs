@@ -1,7 +1,8 @@
 //! Restarts.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use turnpike_bgpd_api::Community;
 use turnpike_testbed::poll_result;
 
 use super::Pair;
@@ -41,6 +42,59 @@ pub(crate) fn graceful(kind: Kind) -> Result<()> {
     })?;
     pair.peer.wait_route(OUR_V4, &[])?;
     pair.finish()
+}
+
+pub(crate) fn long_lived(kind: Kind) -> Result<()> {
+    let terms = Terms { restarting: true, long_lived: true, ..Terms::v4() };
+    let mut pair = Pair::start_with("llgr", kind, terms, |config| {
+        config.graceful_restart.restart_time = 1;
+        config.graceful_restart.long_lived_time = 60;
+        Ok(())
+    })?;
+    pair.wait_up()?;
+    pair.peer.wait_word(Word::LongLived)?;
+    pair.peer.wait_route(OUR_V4, &[])?;
+    pair.ours.wait_path(THEIR_V4[0])?;
+    wait_told(&pair)?;
+
+    // We stay away for longer than our restart time: the peer keeps our path and marks it.
+    pair.ours.end(Signal::SIGKILL)?;
+    wait_marked(&pair, true)?;
+    pair.ours.start_again()?;
+    pair.wait_up()?;
+    wait_marked(&pair, false)?;
+    pair.ours.wait_path(THEIR_V4[0])?;
+    wait_told(&pair)?;
+
+    // They stay away.
+    pair.peer.kill()?;
+    poll_result(DEADLINE, "the peer's path to be a last resort", || {
+        let path = pair.ours.path(THEIR_V4[0])?.context("it is gone")?;
+        let marked = path.communities.contains(&Community::LLGR_STALE);
+        ensure!(path.stale && path.best && marked, "it is {path:?}");
+        Ok(())
+    })?;
+    pair.peer.start_again()?;
+    pair.wait_up()?;
+    poll_result(DEADLINE, "the path to be fresh again", || {
+        let path = pair.ours.path(THEIR_V4[0])?.context("it is gone")?;
+        let marked = path.communities.contains(&Community::LLGR_STALE);
+        ensure!(!path.stale && !marked, "it is {path:?}");
+        Ok(())
+    })?;
+    pair.peer.wait_route(OUR_V4, &[])?;
+    pair.finish()
+}
+
+/// Waits until the peer holds our path, with or without LLGR_STALE.
+fn wait_marked(pair: &Pair, wanted: bool) -> Result<()> {
+    poll_result(DEADLINE, &format!("our path at the peer, LLGR_STALE {wanted}"), || {
+        let said = pair.peer.route(OUR_V4)?;
+        ensure!(!said.trim().is_empty(), "it has no such path");
+        let marked = ["llgr-stale", "(65535,6)"].iter().any(|spelled| said.contains(spelled));
+        ensure!(marked == wanted, "it says\n{said}");
+        Ok(())
+    })
 }
 
 /// Waits until both sides have said End-of-RIB.
