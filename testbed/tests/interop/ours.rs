@@ -133,8 +133,17 @@ impl Ours {
 
     /// All paths of the peer for a prefix.
     pub(crate) fn paths(&self, prefix: &str) -> Result<Vec<PathView>> {
+        self.rib(Table::In(PEER.to_owned()), prefix)
+    }
+
+    /// The path in use for a prefix, as import has made it.
+    pub(crate) fn best(&self, prefix: &str) -> Result<Option<PathView>> {
+        Ok(self.rib(Table::Loc, prefix)?.into_iter().find(|path| path.best))
+    }
+
+    fn rib(&self, table: Table, prefix: &str) -> Result<Vec<PathView>> {
         let query = RibQuery {
-            table: Table::In(PEER.to_owned()),
+            table,
             select: Select::Exact(prefix.parse().with_context(|| format!("prefix {prefix}"))?),
             after: None,
             limit: 10,

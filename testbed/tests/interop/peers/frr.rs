@@ -80,7 +80,7 @@ impl Peer for Frr {
             Word::AddPath => "RX advertised and received",
             Word::FourOctetAs => "4 Byte AS: advertised and received",
             Word::GracefulRestart => "Graceful Restart Capability: advertised and received",
-            Word::LongLived => "Long-lived Graceful Restart Capability: advertised and received",
+            Word::LongLived => "Long-lived Graceful Restart: advertised and received",
             Word::RouteRefresh => "Route refresh: advertised and received",
             Word::ExtendedMessage => "Extended Message: advertised and received",
             Word::BfdUp => "Status: Up",

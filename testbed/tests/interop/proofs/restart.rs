@@ -69,7 +69,7 @@ pub(crate) fn long_lived(kind: Kind) -> Result<()> {
     // They stay away.
     pair.peer.kill()?;
     poll_result(DEADLINE, "the peer's path to be a last resort", || {
-        let path = pair.ours.path(THEIR_V4[0])?.context("it is gone")?;
+        let path = pair.ours.best(THEIR_V4[0])?.context("it is gone")?;
         let marked = path.communities.contains(&Community::LLGR_STALE);
         ensure!(path.stale && path.best && marked, "it is {path:?}");
         Ok(())
@@ -77,7 +77,7 @@ pub(crate) fn long_lived(kind: Kind) -> Result<()> {
     pair.peer.start_again()?;
     pair.wait_up()?;
     poll_result(DEADLINE, "the path to be fresh again", || {
-        let path = pair.ours.path(THEIR_V4[0])?.context("it is gone")?;
+        let path = pair.ours.best(THEIR_V4[0])?.context("it is gone")?;
         let marked = path.communities.contains(&Community::LLGR_STALE);
         ensure!(!path.stale && !marked, "it is {path:?}");
         Ok(())
