@@ -226,7 +226,7 @@ impl Merger<'_> {
                 self.whole.listen_ranges.push(core::ListenRange {
                     prefix: range.prefix,
                     limit: range.limit,
-                    peer: convert::range_peer(range, remote_as, transport.ttl),
+                    peer: convert::range_peer(range, remote_as, transport.ttl, self.long_lived),
                 });
                 self.merged.ranges.push((range.prefix, transport));
                 return;

@@ -121,8 +121,13 @@ fn add_path(from: Option<&api::AddPath>, family: Family) -> core::AddPath {
 }
 
 /// What the peers of a listen range are like. The stem of their names is the range's, or `range`.
-pub(super) fn range_peer(range: &api::ListenRange, remote_as: Asn, ttl: u8) -> core::PeerConfig {
-    let mut peer = peer(&range.peer, remote_as, 0, ttl);
+pub(super) fn range_peer(
+    range: &api::ListenRange,
+    remote_as: Asn,
+    ttl: u8,
+    long_lived: u32,
+) -> core::PeerConfig {
+    let mut peer = peer(&range.peer, remote_as, 0, ttl, long_lived);
     peer.name = range.peer.name.clone().unwrap_or_else(|| "range".to_owned());
     peer
 }
