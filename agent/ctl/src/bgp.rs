@@ -1,11 +1,18 @@
 //! `turnpike bgp …`: asks turnpike-bgpd and shows the answer, as a table for people or as JSON.
 
+mod audit;
 mod bfd;
+mod change;
+mod check;
 mod decision;
+mod diff;
+mod operate;
 mod peers;
+mod policy;
 mod rib;
 mod status;
 mod text;
+mod watch;
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -37,11 +44,83 @@ pub(crate) enum BgpCommand {
     },
     /// All peers, one a line.
     Peers,
-    /// Everything about one peer.
+    /// Everything about one peer; or keep it down, or let it up again.
     Peer {
         /// Its name or address.
         peer: String,
+        /// Keep it down until `--enable`, over restarts too.
+        #[arg(long, conflicts_with = "enable")]
+        shutdown: bool,
+        /// Text for the peer's operators (RFC 9003).
+        #[arg(long, requires = "shutdown", default_value = "", hide_default_value = true)]
+        message: String,
+        /// Let it up again.
+        #[arg(long)]
+        enable: bool,
     },
+    /// Check a configuration file, without turnpike-bgpd: every mistake with line, field and remedy.
+    Check {
+        /// The file.
+        #[arg(default_value = turnpike_bgpd_api::DEFAULT_CONFIG)]
+        file: PathBuf,
+    },
+    /// What a configuration file would change: sessions, and prefixes of every table. Changes nothing.
+    Diff {
+        /// The file.
+        file: PathBuf,
+        /// At most so many prefixes per table; all are counted.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Put a file in the place of turnpike-bgpd's configuration file, and into force.
+    Apply {
+        /// The file.
+        file: PathBuf,
+        /// Roll back after this time (`60s`, `5m`) unless `turnpike bgp confirm` comes; a restart rolls back, too.
+        #[arg(long, value_name = "TIME", value_parser = change::duration)]
+        confirm: Option<Duration>,
+    },
+    /// What was applied stays.
+    Confirm,
+    /// What was applied and not confirmed goes, now.
+    Rollback,
+    /// Read the configuration file again, after saying which sessions that resets.
+    Reload {
+        /// Only say it.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// The operators' last changes: who, what, when.
+    Audit {
+        /// So many.
+        #[arg(short = 'n', long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Ask a peer for everything again and tell it everything again, without ending the session.
+    SoftReset {
+        /// Its name or address.
+        peer: String,
+        /// Only ask (route refresh).
+        #[arg(long = "in", conflicts_with = "outbound")]
+        inbound: bool,
+        /// Only tell.
+        #[arg(long = "out")]
+        outbound: bool,
+    },
+    /// Originate a prefix, over restarts too, until `withdraw`.
+    Announce(operate::Announcement),
+    /// Stop what `announce` began.
+    Withdraw {
+        /// The prefix.
+        prefix: Prefix,
+    },
+    /// Leave in order: GRACEFUL_SHUTDOWN on everything, wait, withdraw, end the sessions, end turnpike-bgpd.
+    Drain(operate::DrainOrder),
+    /// What happens, a line each, as it happens: sessions, best paths, changes by operators.
+    Watch,
+    /// Policies.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Paths: of everything, of a prefix, or for an address (the most specific prefix that holds it).
     Rib {
         /// Prefix or address.
@@ -124,7 +203,11 @@ pub(crate) fn run(global: &Global, command: &BgpCommand) -> Result<ExitCode> {
     match command {
         BgpCommand::Status => show(global.output, &client()?.status()?, status::render),
         BgpCommand::Peers => show(global.output, &client()?.peers(None)?, |peers| peers::list(peers)),
-        BgpCommand::Peer { peer } => {
+        BgpCommand::Peer { peer, shutdown: true, message, .. } => {
+            operate::hold(global, &mut client()?, peer, Some(message))
+        }
+        BgpCommand::Peer { peer, enable: true, .. } => operate::hold(global, &mut client()?, peer, None),
+        BgpCommand::Peer { peer, .. } => {
             let found = client()?.peers(Some(peer))?;
             let [view] = found.as_slice() else { bail!("there is no peer `{peer}`") };
             show(global.output, view, peers::detail)
@@ -140,6 +223,21 @@ pub(crate) fn run(global: &Global, command: &BgpCommand) -> Result<ExitCode> {
         BgpCommand::Why { destination } => {
             show(global.output, &client()?.why(destination.select(false))?, decision::render)
         }
+        BgpCommand::Check { file } => check::run(global, file),
+        BgpCommand::Diff { file, limit } => change::diff(global, &mut client()?, file, *limit),
+        BgpCommand::Apply { file, confirm } => change::apply(global, &mut client()?, file, *confirm),
+        BgpCommand::Confirm => change::finish(global, &mut client()?, &Request::Confirm),
+        BgpCommand::Rollback => change::finish(global, &mut client()?, &Request::Rollback),
+        BgpCommand::Reload { dry_run } => change::reload(global, &mut client()?, *dry_run),
+        BgpCommand::Audit { limit } => audit::run(global, &mut client()?, *limit),
+        BgpCommand::SoftReset { peer, inbound, outbound } => {
+            operate::soft_reset(global, &mut client()?, peer, (*inbound, *outbound))
+        }
+        BgpCommand::Announce(announcement) => operate::announce(global, &mut client()?, announcement),
+        BgpCommand::Withdraw { prefix } => operate::withdraw(global, &mut client()?, *prefix),
+        BgpCommand::Drain(order) => operate::drain(global, &mut client()?, order),
+        BgpCommand::Watch => watch::run(global, &mut client()?),
+        BgpCommand::Policy(policy::PolicyCommand::Test(test)) => policy::run(global, &mut client()?, test),
     }
 }
 

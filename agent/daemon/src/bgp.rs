@@ -100,6 +100,7 @@ fn part(wanted: &BgpPart) -> Part {
         node: Some(Node { accept: accept.collect() }),
         peers: wanted.peers.iter().map(|(name, spec)| peer(name, spec)).collect(),
         networks: wanted.networks.iter().map(|block| Network::new((*block).into())).collect(),
+        ..Part::default()
     }
 }
 

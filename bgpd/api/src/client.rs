@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::Part;
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::message::{ErrorReply, Reply, Request, RibQuery, Select};
-use crate::view::{Decision, PathView, PeerView, StatusView};
+use crate::view::{Decision, EventView, PathView, PeerView, StatusView};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,21 @@ impl Client {
         match self.request(&Request::Status)? {
             Reply::Status(status) => Ok(*status),
             _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// The next event, for as long as it takes, on a connection that asked to [`Request::Watch`].
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ClientError::NoAnswer`] when bgpd has ended.
+    pub fn next_event(&mut self) -> Result<EventView, ClientError> {
+        let forever = self.stream.set_read_timeout(None);
+        forever.map_err(|error| ClientError::NoAnswer(FrameError::Io(error)))?;
+        match read_frame(&self.stream) {
+            Ok(Reply::Event(event)) => Ok(*event),
+            Ok(_) => Err(ClientError::Unexpected),
+            Err(error @ FrameError::Io(_)) => Err(ClientError::NoAnswer(error)),
+            Err(error) => Err(ClientError::Protocol(error)),
         }
     }
 

@@ -4,26 +4,30 @@
 //! where there is one, the remedy.
 
 mod add_path;
+mod advice;
 mod bfd;
 mod check;
 mod group;
 mod load;
 mod peer;
+mod pieces;
 mod policy;
 mod range;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use turnpike_bgp_wire::{Asn, Community, LargeCommunity, Prefix, RouterId};
+use turnpike_bgp_wire::{AnyCommunity, AsPathPattern, Asn, Community, LargeCommunity, Prefix, RouterId};
 
 pub use add_path::{AddPath, SendPaths};
 pub use bfd::{Bfd, BfdDaemon};
-pub use load::{Problem, Problems, load, parse};
+pub use load::{Problem, Problems, load, parse, warnings};
 pub use peer::{MaxPrefix, MaxPrefixAction, NextHop, Peer, RemoteAs};
-pub use policy::{Actions, Match, Policy, PolicyChoice, PrefixRule, Rule, Source, Verdict};
+pub use policy::{
+    Actions, Lengths, Match, Policy, PolicyChoice, PrefixRule, Rule, SetNextHop, Source, Verdict,
+};
 pub use range::ListenRange;
 
 /// The file `/etc/turnpike/bgpd.toml`.
@@ -70,6 +74,10 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// Named sets of prefixes, `[prefix_sets]`.
     pub prefix_sets: BTreeMap<String, Vec<PrefixRule>>,
+    /// Named sets of communities of any kind, `[community_sets]`.
+    pub community_sets: BTreeMap<String, Vec<AnyCommunity>>,
+    /// Named sets of AS path patterns, `[as_path_sets]`.
+    pub as_path_sets: BTreeMap<String, Vec<AsPathPattern>>,
     /// Named policies, `[policies.NAME]`.
     pub policies: BTreeMap<String, Policy>,
 }
@@ -98,6 +106,8 @@ impl Default for Config {
             listen_ranges: Vec::new(),
             networks: Vec::new(),
             prefix_sets: BTreeMap::new(),
+            community_sets: BTreeMap::new(),
+            as_path_sets: BTreeMap::new(),
             policies: BTreeMap::new(),
         }
     }
@@ -126,7 +136,13 @@ pub struct Part {
     pub peers: Vec<Peer>,
     /// Prefixes that we originate.
     pub networks: Vec<Network>,
+    /// Peers of any owner that are kept down, by address, with the text for their operators (RFC 9003).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<IpAddr, String>,
 }
+
+/// The owner of what an operator announces and keeps down from the command line.
+pub const OPERATOR: &str = "operator";
 
 /// `[parts]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

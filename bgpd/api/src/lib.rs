@@ -14,8 +14,10 @@ pub mod view;
 pub use client::{Client, ClientError};
 pub use config::{Config, Network, Part, Peer};
 pub use frame::{FrameError, MAX_FRAME, decode, encode, read_frame, write_frame};
-pub use message::{Code, ErrorReply, FORMAT, Reply, Request, RibQuery, Select, Table};
-pub use turnpike_bgp_wire::{Asn, Community, Families, Family, LargeCommunity, PerFamily, Prefix, RouterId};
+pub use message::{Code, Drain, ErrorReply, FORMAT, PolicyTest, Reply, Request, RibQuery, Select, Table};
+pub use turnpike_bgp_wire::{
+    Asn, Community, ExtendedCommunity, Families, Family, LargeCommunity, PerFamily, Prefix, RouterId,
+};
 
 /// Where bgpd listens for requests unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/turnpike/bgpd.sock";

@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use turnpike_bgp_wire::{Family, Prefix};
+use turnpike_bgp_wire::{Asn, Community, Family, LargeCommunity, Prefix};
 
-use crate::config::Part;
-use crate::view::{Decision, PathView, PeerView, StatusView};
+use crate::config::{Network, Part};
+use crate::view::{
+    AuditEntry, Decision, DiffView, EventView, PathView, PeerView, PendingView, PolicyTrace, StatusView,
+};
 
 /// Version of everything in this module.
 pub const FORMAT: u32 = 1;
@@ -44,6 +46,65 @@ pub enum Request {
     },
     /// Read the configuration file again: [`Reply::Pushed`] or [`Reply::Error`].
     Reload,
+    /// What a configuration file would change, without changing anything: [`Reply::Diff`].
+    Diff {
+        /// The file's text; absent: the daemon's own file as it stands on disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
+        /// At most so many prefixes are named per table; all are counted.
+        limit: usize,
+    },
+    /// Put this text in the place of the configuration file's and bring it into force: [`Reply::Applied`].
+    Apply {
+        /// The file's new text.
+        text: String,
+        /// Seconds until everything is rolled back unless [`Request::Confirm`] comes; absent: it stays. A restart
+        /// of the daemon in between rolls back, too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirm: Option<u32>,
+    },
+    /// What was applied stays: [`Reply::Applied`].
+    Confirm,
+    /// What was applied and not confirmed goes, now: [`Reply::Applied`].
+    Rollback,
+    /// The operators' last changes: [`Reply::Audit`].
+    Audit {
+        /// At most so many.
+        limit: usize,
+    },
+    /// Ask a peer for everything again, or tell it everything again; the session stays: [`Reply::Done`].
+    SoftReset {
+        /// Name or address.
+        peer: String,
+        /// Ask it (route refresh, RFC 2918).
+        inbound: bool,
+        /// Tell it.
+        outbound: bool,
+    },
+    /// Originate a prefix in the operator's part of the configuration, which survives restarts: [`Reply::Pushed`].
+    Announce {
+        /// Takes the place of what the operator announced for the same prefix.
+        network: Network,
+    },
+    /// Stop what [`Request::Announce`] began: [`Reply::Pushed`].
+    Withdraw {
+        /// Which.
+        prefix: Prefix,
+    },
+    /// Keep a peer down until further notice, or let it up again; survives restarts: [`Reply::Pushed`].
+    Hold {
+        /// Name or address.
+        peer: String,
+        /// Text for the peer's operator (RFC 9003, at most 255 octets) when it goes down; absent: let it up again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// Leave in order, so that traffic has gone elsewhere before the sessions end (RFC 8326): [`Reply::Draining`].
+    Drain(Drain),
+    /// From now on this connection carries [`Reply::Event`]s, after one [`Reply::Done`].
+    Watch,
+    /// Which rule of a policy decides about a path: [`Reply::PolicyTrace`].
+    PolicyTest(Box<PolicyTest>),
     /// End for good: peers are told (CEASE, Administrative Shutdown), kernel routes go. For an upgrade or a restart
     /// send SIGTERM instead. [`Reply::Ending`].
     Shutdown {
@@ -51,6 +112,62 @@ pub enum Request {
         #[serde(default)]
         message: String,
     },
+}
+
+/// How to leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Seconds between GRACEFUL_SHUTDOWN on everything and the first withdrawal.
+    pub wait: u32,
+    /// Text for the peers' operators (RFC 9003).
+    #[serde(default)]
+    pub message: String,
+    /// Stop after withdrawing what is not another program's (VIPs): sessions and pod blocks stay, the least preferred.
+    #[serde(default)]
+    pub keep_blocks: bool,
+    /// Even if we may be the last reflector of a client.
+    #[serde(default)]
+    pub force: bool,
+    /// Take everything back that a drain has done so far; the other fields do not matter.
+    #[serde(default)]
+    pub cancel: bool,
+}
+
+/// A path to try a policy on. What is absent is taken from the path in the RIB, where `peer` (or ourselves, without
+/// a peer) has one for the prefix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyTest {
+    /// Which policy; absent: the one that `peer` imports with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// A file whose policies to use, in the place of those in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Destination.
+    pub prefix: Prefix,
+    /// The peer (name or address) that the path came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// AS_PATH, the latest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_path: Option<Vec<Asn>>,
+    /// COMMUNITIES.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub communities: Option<Vec<Community>>,
+    /// LARGE_COMMUNITIES.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_communities: Option<Vec<LargeCommunity>>,
+    /// Next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<IpAddr>,
+    /// LOCAL_PREF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub med: Option<u32>,
 }
 
 /// Which paths to show.
@@ -123,6 +240,34 @@ pub enum Reply {
     },
     /// To [`Request::Shutdown`]: the socket closes when all is done.
     Ending,
+    /// To [`Request::Diff`].
+    Diff(Box<DiffView>),
+    /// To [`Request::Apply`], [`Request::Confirm`] and [`Request::Rollback`].
+    Applied {
+        /// What still waits for a confirmation.
+        pending: Option<PendingView>,
+        /// What is worth knowing, in words.
+        notes: Vec<String>,
+    },
+    /// To [`Request::Audit`].
+    Audit {
+        /// The oldest first.
+        entries: Vec<AuditEntry>,
+    },
+    /// To whatever has nothing else to say.
+    Done {
+        /// What was done, in words.
+        notes: Vec<String>,
+    },
+    /// To [`Request::Drain`]: begun (or called off); `turnpike bgp watch` and the status tell how it goes.
+    Draining {
+        /// What happens when, in words.
+        steps: Vec<String>,
+    },
+    /// What happened, on a connection that asked to [`Request::Watch`].
+    Event(Box<EventView>),
+    /// To [`Request::PolicyTest`].
+    PolicyTrace(Box<PolicyTrace>),
     /// No.
     Error(ErrorReply),
 }
@@ -148,6 +293,8 @@ pub enum Code {
     Invalid,
     /// The daemon has no AS number yet: it waits for a part.
     NotConfigured,
+    /// Possible, but not now; the message says what stands against it.
+    Conflict,
     /// Something failed inside.
     Internal,
 }

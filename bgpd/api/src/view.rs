@@ -1,5 +1,13 @@
 //! What bgpd shows of itself. Durations are in seconds.
 
+mod change;
+mod event;
+mod trace;
+
+pub use change::{AuditEntry, Caller, DiffView, Effect, PendingView, PrefixChange, SessionChange, TableDiff};
+pub use event::{EventKind, EventView};
+pub use trace::{PolicyTrace, RuleTrace};
+
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +52,12 @@ pub struct StatusView {
     pub kernel: KernelView,
     /// Mistakes in force: a file that was refused, say. The last good state stays.
     pub problems: Vec<String>,
+    /// A configuration that waits for its confirmation.
+    #[serde(default)]
+    pub pending: Option<PendingView>,
+    /// How far a drain is, in words.
+    #[serde(default)]
+    pub draining: Option<String>,
 }
 
 /// One owner's part of the configuration.
@@ -175,6 +189,9 @@ pub struct PathView {
     pub from: Option<IpAddr>,
     /// That peer's name.
     pub from_name: Option<String>,
+    /// Whose network it is, where we originate it: `file`, or the owner of a part.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// Next hop; `None` for what we originate.
     pub next_hop: Option<IpAddr>,
     /// Interior cost to the next hop; `None` while it cannot be reached.

@@ -18,7 +18,10 @@ pub use check::ConfigError;
 pub use peer::{
     AddPath, ExportNextHop, ListenRange, MaxPrefix, MaxPrefixAction, PeerConfig, SendPaths, Transport,
 };
-pub use policy::{Actions, Match, Policy, PolicyChoice, PrefixRule, PrefixSet, Rule, Source, Verdict};
+pub use policy::{
+    Actions, AsPathSet, CommunitySet, Match, Policy, PolicyChoice, PrefixRule, PrefixSet, Rule, SetNextHop,
+    Source, Verdict,
+};
 
 /// Everything that decides what the speaker does.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -53,6 +56,16 @@ pub struct Config {
     /// Named sets of prefixes.
     #[serde(default)]
     pub prefix_sets: BTreeMap<String, PrefixSet>,
+    /// Named sets of communities.
+    #[serde(default)]
+    pub community_sets: BTreeMap<String, CommunitySet>,
+    /// Named sets of AS path patterns.
+    #[serde(default)]
+    pub as_path_sets: BTreeMap<String, AsPathSet>,
+    /// We are about to go: everything is announced with GRACEFUL_SHUTDOWN, and inside the AS with the lowest
+    /// LOCAL_PREF (RFC 8326 §4).
+    #[serde(default)]
+    pub graceful_shutdown: bool,
     /// Named policies.
     #[serde(default)]
     pub policies: BTreeMap<String, Policy>,
@@ -69,6 +82,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Policies of both mean the same, as far as the sets that they name are concerned.
+    pub(crate) fn same_policies(&self, other: &Self) -> bool {
+        self.policies == other.policies
+            && self.prefix_sets == other.prefix_sets
+            && self.community_sets == other.community_sets
+            && self.as_path_sets == other.as_path_sets
+    }
+
     /// A speaker with no peers and no networks.
     pub fn new(asn: Asn, router_id: RouterId) -> Self {
         Self {
@@ -82,6 +103,9 @@ impl Config {
             complete: true,
             node: None,
             prefix_sets: BTreeMap::new(),
+            community_sets: BTreeMap::new(),
+            as_path_sets: BTreeMap::new(),
+            graceful_shutdown: false,
             policies: BTreeMap::new(),
             graceful_restart: GracefulRestart::default(),
             multipath: Multipath::default(),

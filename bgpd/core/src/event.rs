@@ -155,6 +155,13 @@ pub enum Event {
         /// One of the prefixes.
         prefix: Prefix,
     },
+    /// A destination's best path may be another one now, or gone. Told while `Input::WatchBest` asks for it; several
+    /// changes in a row may be told as one.
+    #[error("{prefix}: best path changed")]
+    Best {
+        /// Which destination.
+        prefix: Prefix,
+    },
     /// The start is over: see `Output::RestartComplete`.
     #[error("initial route selection complete after {after:?}: {reason}")]
     SelectionComplete {

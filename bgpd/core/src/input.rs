@@ -96,6 +96,17 @@ pub enum Input {
         /// How it is reached.
         resolution: Resolution,
     },
+    /// Ask a peer for everything again (route refresh, RFC 2918), or tell it everything again. The session stays.
+    SoftReset {
+        /// The peer's address.
+        remote: IpAddr,
+        /// Ask it; without effect on a peer that cannot be asked.
+        inbound: bool,
+        /// Tell it.
+        outbound: bool,
+    },
+    /// Whether somebody wants to know of changes of best paths (`Event::Best`).
+    WatchBest(bool),
     /// The process is about to end. Outputs end with a `Close` for every connection.
     Shutdown(Shutdown),
 }

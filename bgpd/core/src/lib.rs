@@ -18,5 +18,8 @@ pub use event::{DownReason, Event, SelectionReason, SweepReason};
 pub use input::{CloseReason, ConnId, Input, PathState, Resolution, Shutdown};
 pub use output::{Nexthop, Output, RouteChange};
 pub use query::PeerId;
-pub use speaker::Speaker;
+pub use rib::{
+    Comparison, PeerTable, PrefixChange, Probe, ProbeAnswer, ProbeRule, Snapshot, TableChange, probe,
+};
+pub use speaker::{SessionChange, SessionEffect, Speaker, session_changes};
 pub use time::Time;

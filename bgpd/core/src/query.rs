@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use turnpike_bgp_wire::{
-    Asn, Community, ExtendedCommunity, Families, Family, LargeCommunity, PerFamily, Prefix, RouterId,
+    Asn, Attributes, Community, ExtendedCommunity, Families, Family, LargeCommunity, PerFamily, Prefix,
+    RouterId,
 };
 
 use crate::output::Nexthop;
@@ -224,6 +225,8 @@ pub struct PathView {
     pub originator_id: Option<RouterId>,
     /// CLUSTER_LIST.
     pub cluster_list: Vec<RouterId>,
+    /// Import accepted it.
+    pub accepted: bool,
     /// The best path.
     pub best: bool,
     /// In the kernel's route, with the best.
@@ -232,4 +235,34 @@ pub struct PathView {
     pub stale: bool,
     /// Why it is not the best: not eligible, or the step of the decision process that it lost.
     pub why: Option<String>,
+}
+
+impl PathView {
+    /// A path that is in no table.
+    pub fn of(prefix: Prefix, attributes: &Attributes, next_hop: Option<Nexthop>) -> Self {
+        Self {
+            prefix,
+            path_id: 0,
+            from: None,
+            from_address: None,
+            next_hop,
+            metric: None,
+            origin: attributes.origin.as_str(),
+            as_path: attributes.as_path.to_string(),
+            med: attributes.med,
+            local_pref: attributes.local_pref,
+            atomic_aggregate: attributes.atomic_aggregate,
+            aggregator: attributes.aggregator.map(|aggregator| (aggregator.asn, aggregator.router_id)),
+            communities: attributes.communities.to_vec(),
+            extended_communities: attributes.extended_communities.to_vec(),
+            large_communities: attributes.large_communities.to_vec(),
+            originator_id: attributes.originator_id,
+            cluster_list: attributes.cluster_list.to_vec(),
+            accepted: false,
+            best: false,
+            multipath: false,
+            stale: false,
+            why: None,
+        }
+    }
 }

@@ -15,6 +15,8 @@ mod long_lived;
 mod nexthops;
 mod peer;
 mod policy;
+mod probe;
+mod snapshot;
 mod table;
 mod told;
 mod view;
@@ -26,6 +28,8 @@ use turnpike_bgp_wire::{Asn, Family, Notification, PerFamily, Prefix, Prefix4, P
 
 pub(crate) use nexthops::NexthopSets;
 pub(crate) use peer::{RibPeer, SessionFacts};
+pub use probe::{Probe, ProbeAnswer, ProbeRule, probe};
+pub use snapshot::{Comparison, PeerTable, PrefixChange, Snapshot, TableChange};
 
 use crate::config::{Config, Multipath};
 use crate::input::Resolution;
@@ -80,6 +84,8 @@ pub(crate) enum RibOutput {
         peer: PeerId,
         prefix: Prefix,
     },
+    /// Its best path may be another one; told while somebody watches.
+    Best(Prefix),
 }
 
 /// What both families share.
@@ -97,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) holding: bool,
     /// Our own prefixes are in: End-of-RIB may be sent.
     pub(crate) may_end: bool,
+    /// Somebody wants to know of changes of best paths.
+    pub(crate) watched: bool,
 }
 
 /// What the RIBs need to know of ourselves.
@@ -108,6 +116,7 @@ pub(crate) struct LocalFacts {
     pub(crate) multipath: Multipath,
     pub(crate) addresses: PerFamily<Option<std::net::IpAddr>>,
     pub(crate) unsent_limit: usize,
+    pub(crate) graceful_shutdown: bool,
 }
 
 impl LocalFacts {
@@ -122,6 +131,7 @@ impl LocalFacts {
                 ipv6: config.addresses.ipv6.map(Into::into),
             },
             unsent_limit: config.unsent_limit,
+            graceful_shutdown: config.graceful_shutdown,
         }
     }
 }
@@ -167,6 +177,7 @@ impl Rib {
                 out: VecDeque::new(),
                 holding: false,
                 may_end: false,
+                watched: false,
             },
         };
         rib.v4.set_networks(&mut rib.shared, &[], &config.networks);
@@ -177,7 +188,7 @@ impl Rib {
     /// Takes over everything but peers from a new configuration and works out anew what depends on it.
     pub(crate) fn configure(&mut self, old: &Config, new: &Config) {
         let shared = &mut self.shared;
-        let policies_changed = old.policies != new.policies || old.prefix_sets != new.prefix_sets;
+        let policies_changed = !old.same_policies(new);
         let node_changed = old.node != new.node || new.node.is_some() && old.networks != new.networks;
         let local = LocalFacts::of(new);
         let local_changed = local != shared.local;

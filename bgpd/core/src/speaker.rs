@@ -16,6 +16,8 @@ mod views;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+pub use configure::{SessionChange, SessionEffect, session_changes};
+
 use turnpike_bgp_wire::{Cause, Cease, Notification};
 
 use crate::config::{Config, ConfigError, Start};
@@ -102,6 +104,8 @@ impl Speaker {
             }
             Input::Path { remote, path } => self.path(remote, path),
             Input::Nexthop { nexthop, resolution } => self.rib.resolve(nexthop, resolution),
+            Input::SoftReset { remote, inbound, outbound } => self.soft_reset(remote, inbound, outbound),
+            Input::WatchBest(watched) => self.rib.shared.watched = watched,
             Input::Shutdown(how) => self.shutdown(&how),
         }
         self.check_startup();
@@ -235,6 +239,23 @@ impl Speaker {
                     }
                     self.on_session(peer, |session, context| session.stop(&notification, true, context));
                 }
+            }
+        }
+    }
+
+    fn soft_reset(&mut self, remote: IpAddr, inbound: bool, outbound: bool) {
+        let Some(peer) = self.by_address.get(&remote).copied() else { return };
+        let Some(families) =
+            self.peer_ref(peer).and_then(|held| held.agreed.as_ref()).map(|agreed| agreed.families)
+        else {
+            return;
+        };
+        for family in families.members() {
+            if inbound {
+                self.ask_again(peer, family);
+            }
+            if outbound {
+                self.rib.refresh(peer, family);
             }
         }
     }

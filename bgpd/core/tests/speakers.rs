@@ -17,6 +17,8 @@ mod add_path;
 mod graceful;
 #[path = "speakers/long_lived.rs"]
 mod long_lived;
+#[path = "speakers/operations.rs"]
+mod operations;
 #[path = "speakers/paths.rs"]
 mod paths;
 #[path = "speakers/policies.rs"]

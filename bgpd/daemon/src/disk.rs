@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ pub(crate) type Done = oneshot::Receiver<io::Result<()>>;
 #[derive(Debug)]
 enum Work {
     Replace { path: PathBuf, content: Vec<u8> },
+    Append { path: PathBuf, content: Vec<u8> },
     Remove { path: PathBuf },
 }
 
@@ -39,6 +41,11 @@ impl Disk {
     /// Puts `content` in the place of a file's; after a crash the old or the new one is there.
     pub(crate) fn replace(&self, path: PathBuf, content: Vec<u8>) -> Done {
         self.hand_over(Work::Replace { path, content })
+    }
+
+    /// Puts `content` behind what a file holds; readable by the owner only if it is new.
+    pub(crate) fn append(&self, path: PathBuf, content: Vec<u8>) -> Done {
+        self.hand_over(Work::Append { path, content })
     }
 
     /// Removes a file, which may be missing.
@@ -72,6 +79,10 @@ fn write_all(work: &mpsc::Receiver<(Work, oneshot::Sender<io::Result<()>>)>) {
                 let result = replace(&path, &content);
                 (path, result)
             }
+            Work::Append { path, content } => {
+                let result = append(&path, &content);
+                (path, result)
+            }
             Work::Remove { path } => {
                 let result = remove(&path);
                 (path, result)
@@ -95,7 +106,14 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_dir(path)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// See [`Disk::append`].
+pub(crate) fn append(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_data()
+}
+
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),

@@ -4,10 +4,16 @@
 //! between two helpings the engine looks at its channels and at the clock, so that a KEEPALIVE never waits behind
 //! work on the RIBs. Nothing in here waits for a socket, the kernel or a caller.
 
+mod change;
 mod configure;
+mod diff;
+mod drain;
 mod loading;
+mod operate;
 mod outputs;
+mod policy;
 mod requests;
+mod watchers;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,7 +28,11 @@ use tracing::{info, info_span, warn};
 use turnpike_bgp_core::{CloseReason, ConnId, Input, PathState, Resolution, Shutdown, Speaker};
 use turnpike_bgpd_api::{Config, Prefix};
 
+use self::change::{Job, Pending};
+use self::drain::Draining;
 use self::loading::Loading;
+use self::watchers::Watcher;
+use crate::audit::Audit;
 use crate::bfd::Bfd;
 use crate::clock::Clock;
 use crate::connection::Connection;
@@ -106,6 +116,13 @@ pub(crate) struct Engine {
     attempts: BTreeMap<ConnId, AbortHandle>,
     writers: JoinSet<()>,
     loading: Loading,
+    /// Work beside the engine for requests that are answered later.
+    jobs: JoinSet<Job>,
+    /// A configuration that waits for its confirmation.
+    pending: Option<Pending>,
+    draining: Option<Draining>,
+    watchers: Vec<Watcher>,
+    audit: Audit,
     accepted_so_far: u64,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     attempted: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
@@ -118,6 +135,7 @@ impl Engine {
     pub(crate) fn start(parts: Parts, clock: Clock) -> Result<Self> {
         let (accepted_in, accepted) = mpsc::channel(INPUT_QUEUE);
         let bfd = Bfd::start(parts.file.bfd.socket.clone());
+        let audit = Audit::new(&parts.file.state.dir);
         let mut engine = Self {
             clock,
             path: parts.path,
@@ -139,6 +157,11 @@ impl Engine {
             attempts: BTreeMap::new(),
             writers: JoinSet::new(),
             loading: Loading::default(),
+            jobs: JoinSet::new(),
+            pending: None,
+            draining: None,
+            watchers: Vec::new(),
+            audit,
             accepted_so_far: 0,
             inputs: mpsc::channel(INPUT_QUEUE),
             attempted: mpsc::channel(INPUT_QUEUE),
@@ -163,6 +186,7 @@ impl Engine {
             let deadline = self.speaker.as_ref().and_then(Speaker::poll_timeout);
             let deadline = deadline.map(|deadline| self.clock.instant(deadline));
             let pause = pin!(pause(busy, deadline));
+            let alarm = pin!(until(self.alarm()));
             tokio::select! {
                 biased;
                 Some(stop) = channels.stop.recv() => self.ending = Some(stop),
@@ -177,9 +201,27 @@ impl Engine {
                 Some(ask) = channels.asks.recv() => self.take_ask(ask),
                 Some(()) = channels.reload.recv() => self.loading.begin(&self.path, None),
                 Some(loaded) = self.loading.finished() => self.take_file(loaded),
+                Some(job) = self.jobs.join_next() => self.take_job(job.unwrap_or(Job::Nothing)),
                 Some(_) = self.writers.join_next() => {}
+                () = alarm => self.ring(),
                 () = pause => {}
             }
+        }
+    }
+
+    /// When an unconfirmed configuration is rolled back, or a drain goes on.
+    fn alarm(&self) -> Option<tokio::time::Instant> {
+        let pending = self.pending.as_ref().map(Pending::alarm);
+        pending.into_iter().chain(self.draining.as_ref().and_then(Draining::alarm)).min()
+    }
+
+    fn ring(&mut self) {
+        let now = tokio::time::Instant::now();
+        if self.pending.as_ref().is_some_and(|pending| pending.alarm() <= now) {
+            self.roll_back_unconfirmed();
+        }
+        if self.draining.as_ref().and_then(Draining::alarm).is_some_and(|alarm| alarm <= now) {
+            self.drain_on();
         }
     }
 
@@ -343,6 +385,14 @@ async fn pause(busy: bool, deadline: Option<tokio::time::Instant>) {
     match deadline {
         _ if busy => tokio::task::yield_now().await,
         Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sleeps until a moment, or for ever.
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -3,6 +3,7 @@
 //! A tokio shell around `turnpike-bgp-core`: sockets, timers, the kernel, the control socket. See `bgpd/DESIGN.md`.
 
 mod args;
+mod audit;
 mod bfd;
 mod clock;
 mod connection;
@@ -15,6 +16,7 @@ mod listener;
 mod merge;
 mod metrics;
 mod parts;
+mod pending;
 mod privileges;
 mod restart;
 mod sockopt;
@@ -68,11 +70,12 @@ fn log_to_stderr(format: LogFormat) {
 }
 
 fn run(args: Args) -> Result<()> {
-    let mut file = config::load(&args.config)?;
     if args.check {
+        config::load(&args.config)?;
         println!("{}: in order", args.config.display());
         return Ok(());
     }
+    let mut file = load(&args)?;
     override_with(&mut file, &args);
     privileges::drop_others()?;
     tokio::runtime::Builder::new_multi_thread()
@@ -81,6 +84,17 @@ fn run(args: Args) -> Result<()> {
         .build()
         .context("cannot start the runtime")?
         .block_on(serve(args, file))
+}
+
+/// Reads the file, after a rollback of what was applied and not confirmed before.
+fn load(args: &Args) -> Result<Config> {
+    let loaded = config::load(&args.config);
+    let given = args.state_dir.clone().or_else(|| Some(loaded.as_ref().ok()?.state.dir.clone()));
+    let state_dir = given.unwrap_or_else(|| turnpike_bgpd_api::DEFAULT_STATE_DIR.into());
+    if pending::recover(&state_dir, &args.config)? {
+        return Ok(config::load(&args.config)?);
+    }
+    Ok(loaded?)
 }
 
 fn override_with(file: &mut Config, args: &Args) {

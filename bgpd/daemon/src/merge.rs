@@ -43,6 +43,12 @@ pub(crate) struct Merged {
     pub(crate) ranges: Vec<(Prefix, Transport)>,
     /// Who configured a peer, by its address.
     pub(crate) owners: BTreeMap<IpAddr, String>,
+    /// The peers as they were written, by address.
+    pub(crate) peers: BTreeMap<IpAddr, Peer>,
+    /// Who announces a network.
+    pub(crate) network_owners: BTreeMap<Prefix, String>,
+    /// Owners of parts that speak for a cluster node: their networks are pod blocks.
+    pub(crate) node_parts: BTreeSet<String>,
     /// BFD sessions that go with peers, by peer address.
     pub(crate) bfd: BTreeMap<IpAddr, Wish>,
     /// Own prefixes that get a blackhole route.
@@ -75,7 +81,9 @@ impl Merged {
 
 /// Merges.
 pub(crate) fn merge(file: &Config, parts: &BTreeMap<String, Part>, lookup: &dyn Lookup) -> Merged {
+    let node_parts = parts.values().filter(|part| part.node.is_some()).map(|part| part.owner.clone());
     let merged = Merged {
+        node_parts: node_parts.collect(),
         waiting_for: file.parts.expect.iter().filter(|owner| !parts.contains_key(*owner)).cloned().collect(),
         ..Merged::default()
     };
@@ -108,17 +116,10 @@ pub(crate) fn merge(file: &Config, parts: &BTreeMap<String, Part>, lookup: &dyn 
         peers: &part.peers,
         networks: &part.networks,
     });
+    let held = parts.values().flat_map(|part| part.held.clone()).collect();
     let long_lived = file.graceful_restart.long_lived_time;
-    let mut merger = Merger {
-        whole,
-        merged,
-        names: BTreeSet::new(),
-        prefixes: BTreeSet::new(),
-        asn,
-        router_id,
-        long_lived,
-        lookup,
-    };
+    let mut merger =
+        Merger { whole, merged, names: BTreeSet::new(), held, asn, router_id, long_lived, lookup };
     for contribution in std::iter::once(file_part).chain(pushed) {
         merger.add(&contribution);
     }
@@ -128,6 +129,10 @@ pub(crate) fn merge(file: &Config, parts: &BTreeMap<String, Part>, lookup: &dyn 
     let Merger { mut whole, mut merged, .. } = merger;
     let nodes = std::iter::once(&file.node).chain(parts.values().map(|part| &part.node));
     whole.node = convert::node(nodes.flatten());
+    if !whole.complete && whole.node.is_none() {
+        // Whoever is expected may yet say that this is a node: until then nothing comes in that a node would refuse.
+        whole.node = Some(core::NodeRole::default());
+    }
     merged.core = Some(whole);
     merged
 }
@@ -144,7 +149,8 @@ struct Merger<'a> {
     whole: core::Config,
     merged: Merged,
     names: BTreeSet<String>,
-    prefixes: BTreeSet<Prefix>,
+    /// Peers that are kept down, with the text for their operators.
+    held: BTreeMap<IpAddr, String>,
     asn: Asn,
     router_id: RouterId,
     /// Long-lived stale time of peers that have none of their own, in seconds.
@@ -162,13 +168,17 @@ impl Merger<'_> {
             view.refused.push(format!("router id {id}: it is {}", self.router_id));
         }
         for peer in part.peers {
+            // Whoever holds a peer down holds it whoever it belongs to; a shutdown of its own owner comes first.
+            let held = self.held.get(&peer.address).filter(|_| peer.shutdown.is_none());
+            let held = held.map(|text| Peer { shutdown: Some(text.clone()), ..peer.clone() });
+            let peer = held.as_ref().unwrap_or(peer);
             match self.add_peer(part.owner, peer) {
                 Ok(()) => view.peers += 1,
                 Err(reason) => view.refused.push(format!("peer {}: {reason}", peer.label())),
             }
         }
         for network in part.networks {
-            if self.add_network(network) {
+            if self.add_network(part.owner, network) {
                 view.networks += 1;
             } else {
                 view.refused.push(format!("network {}: another owner announces it", network.prefix));
@@ -209,6 +219,7 @@ impl Merger<'_> {
         self.merged.bfd.extend(Wish::of(peer, transport.ttl).map(|wish| (peer.address, wish)));
         self.merged.transports.insert(peer.address, transport);
         self.merged.owners.insert(peer.address, owner.to_owned());
+        self.merged.peers.insert(peer.address, peer.clone());
         Ok(())
     }
 
@@ -238,10 +249,11 @@ impl Merger<'_> {
         }
     }
 
-    fn add_network(&mut self, network: &Network) -> bool {
-        if !self.prefixes.insert(network.prefix) {
+    fn add_network(&mut self, owner: &str, network: &Network) -> bool {
+        if self.merged.network_owners.contains_key(&network.prefix) {
             return false;
         }
+        self.merged.network_owners.insert(network.prefix, owner.to_owned());
         if network.blackhole {
             self.merged.blackholes.insert(network.prefix);
         }
@@ -321,7 +333,9 @@ mod tests {
         let file = Config { asn: Some(Asn(65001)), parts: Parts { expect }, ..Config::default() };
         let merged = merge_with(&file, agent());
         assert_eq!(merged.waiting_for, ["vip"]);
-        assert!(!merged.core.unwrap().complete);
+        let core = merged.core.unwrap();
+        assert!(!core.complete);
+        assert_eq!(core.node, Some(core::NodeRole::default()), "closed until everybody has spoken");
     }
 
     #[test]

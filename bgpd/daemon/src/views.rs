@@ -63,6 +63,7 @@ pub(crate) fn path(view: query::PathView, names: &Names, effective: bool) -> Pat
         path_id: (view.path_id != 0).then_some(view.path_id),
         from: view.from_address,
         from_name: view.from.and_then(|id| names.get(&id)).cloned(),
+        owner: None,
         next_hop: view.next_hop.map(|hop| hop.addr),
         metric: view.metric,
         origin: view.origin.to_owned(),

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-pub use as_path::{AsPath, Segment, SegmentKind};
+pub use as_path::{AsPath, AsPathPattern, ParseAsPathPatternError, Segment, SegmentKind};
 pub use code::AttrCode;
 pub use fault::{Fault, Problem, Severity};
 

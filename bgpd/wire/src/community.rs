@@ -1,10 +1,14 @@
 //! Communities: standard (RFC 1997), extended (RFC 4360) and large (RFC 8092).
 
+mod any;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use any::AnyCommunity;
 
 /// A standard community, written `asn:value` or by its well-known name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

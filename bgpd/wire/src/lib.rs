@@ -21,11 +21,11 @@ mod update;
 
 pub use asn::{Asn, ParseAsnError, RouterId};
 pub use attribute::{
-    Aggregator, AsPath, AttrCode, Attributes, Fault, NextHop, Origin, PartialBits, Problem, Segment,
-    SegmentKind, Severity, UnknownAttribute,
+    Aggregator, AsPath, AsPathPattern, AttrCode, Attributes, Fault, NextHop, Origin, ParseAsPathPatternError,
+    PartialBits, Problem, Segment, SegmentKind, Severity, UnknownAttribute,
 };
 pub use capability::{AddPathMode, Capability, GracefulRestartCapability, LongLivedFamily};
-pub use community::{Community, ExtendedCommunity, LargeCommunity, ParseCommunityError};
+pub use community::{AnyCommunity, Community, ExtendedCommunity, LargeCommunity, ParseCommunityError};
 pub use context::{DecodeContext, EncodeContext};
 pub use family::{AfiSafi, Families, Family, PerFamily};
 pub use message::{Frame, Framer, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, MessageType, encode_keepalive};

@@ -8,6 +8,7 @@ mod daemon;
 mod idcs;
 mod limits;
 mod nodes;
+mod operate;
 mod ranges;
 mod restart;
 mod sessions;

@@ -233,6 +233,7 @@ fn start_with_part(centre: &Centre) -> Result<Daemon> {
         node: whole.node,
         peers: whole.peers,
         networks: whole.networks,
+        ..Part::default()
     };
     let refused = one.client()?.push(part)?;
     ensure!(refused.is_empty(), "{refused:?}");

@@ -47,7 +47,10 @@ pub(super) fn from(path: &PathView) -> String {
     match (&path.from_name, path.from) {
         (Some(name), _) => name.clone(),
         (None, Some(address)) => address.to_string(),
-        (None, None) => "ourselves".to_owned(),
+        (None, None) => match &path.owner {
+            Some(owner) => format!("ourselves ({owner})"),
+            None => "ourselves".to_owned(),
+        },
     }
 }
 
@@ -69,6 +72,7 @@ pub(super) mod tests {
             path_id: None,
             from: from.map(|_| "10.1.3.21".parse().unwrap()),
             from_name: from.map(str::to_owned),
+            owner: from.is_none().then(|| "turnpike-agent".to_owned()),
             next_hop: from.map(|_| "10.1.2.12".parse().unwrap()),
             metric: from.map(|_| 0),
             origin: "IGP".to_owned(),
@@ -102,7 +106,7 @@ pub(super) mod tests {
 * usable, > best, = in the kernel's route with the best, S kept for a restarting peer
 
        Network        Next hop   Metric  LocPrf  MED  AS path      Origin  From
-  *>   10.244.1.0/26  -          -       100     -    -            IGP     ourselves
+  *>   10.244.1.0/26  -          -       100     -    -            IGP     ourselves (turnpike-agent)
   *>   10.244.2.0/26  10.1.2.12  0       100     -    65002 65003  IGP     rr1
   *=S                 10.1.2.12  0       100     -    65002 65003  IGP     rr2
                       10.1.2.12  -       100     -    65002 65003  IGP     gw1 (path 7)

@@ -59,6 +59,13 @@ pub(super) fn render(status: &StatusView) -> String {
     for failure in &status.kernel.failures {
         line("Refused", format!("by the kernel: {failure}"));
     }
+    if let Some(pending) = &status.pending {
+        let left = duration(pending.seconds);
+        line("Pending", format!("rolled back in {left} unless confirmed; applied by {}", pending.by));
+    }
+    if let Some(draining) = &status.draining {
+        line("Draining", draining.clone());
+    }
     for problem in &status.problems {
         line("Problem", problem.replace('\n', "\n            "));
     }
@@ -90,7 +97,7 @@ fn families(value: &PerFamily<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use turnpike_bgpd_api::view::{KernelView, NexthopView, PartView};
+    use turnpike_bgpd_api::view::{KernelView, NexthopView, PartView, PendingView};
 
     use super::*;
 
@@ -133,6 +140,8 @@ mod tests {
                 failures: vec!["10.77.0.0/16: File exists".to_owned()],
             },
             problems: Vec::new(),
+            pending: Some(PendingView { seconds: 42, by: "uid 0 (turnpike 4712)".to_owned() }),
+            draining: None,
         };
         let expected = "\
 turnpike-bgpd 0.1.0, process 4711, up 1m01s
@@ -146,6 +155,7 @@ turnpike-bgpd 0.1.0, process 4711, up 1m01s
               not taken: peer rr1: the file has a peer with this address
   Next hop  10.1.2.12 cannot be reached: no route of another program leads to it
   Refused   by the kernel: 10.77.0.0/16: File exists
+  Pending   rolled back in 42s unless confirmed; applied by uid 0 (turnpike 4712)
 ";
         assert_eq!(render(&status), expected);
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use turnpike_bgp_wire::{Asn, LongLivedFamily, Prefix};
 
 use super::{
-    AddPath, Bfd, Config, ListenRange, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, SendPaths,
+    AddPath, Bfd, Config, ListenRange, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, Rule, SendPaths,
 };
 
 /// Longest shutdown communication in octets (RFC 9003 §2).
@@ -53,10 +53,7 @@ impl Config {
                 found.add(place.clone(), format!("`{name}` means something else"), "choose another name");
             }
             for (index, rule) in policy.rules.iter().enumerate() {
-                for set in rule.when.prefix_sets.iter().filter(|set| !self.prefix_sets.contains_key(*set)) {
-                    let field = format!("{place}.rule[{index}].when.prefix_sets");
-                    found.add(field, format!("there is no prefix set `{set}`"), "define it in [prefix_sets]");
-                }
+                self.check_sets(&format!("{place}.rule[{index}]"), rule, &mut found);
             }
         }
         check_peers("peer", &self.peers, self.asn, &mut found);
@@ -82,6 +79,25 @@ impl Config {
                 );
             }
         }
+    }
+
+    /// Every set that a rule names must exist.
+    fn check_sets(&self, place: &str, rule: &Rule, found: &mut Found) {
+        let (when, set) = (&rule.when, &rule.set);
+        let mut look = |field: &str, kind: &str, table: &str, names: &[String], known: &BTreeSet<&String>| {
+            for name in names.iter().filter(|name| !known.contains(name)) {
+                let message = format!("there is no {kind} set `{name}`");
+                found.add(format!("{place}.{field}"), message, format!("define it in [{table}]"));
+            }
+        };
+        let prefixes = self.prefix_sets.keys().collect();
+        let communities = self.community_sets.keys().collect();
+        let as_paths = self.as_path_sets.keys().collect();
+        look("when.prefix_sets", "prefix", "prefix_sets", &when.prefix_sets, &prefixes);
+        look("when.community_sets", "community", "community_sets", &when.community_sets, &communities);
+        look("when.as_path_sets", "AS path", "as_path_sets", &when.as_path_sets, &as_paths);
+        let removed = &set.remove_community_sets;
+        look("set.remove_community_sets", "community", "community_sets", removed, &communities);
     }
 
     fn check_range(&self, index: usize, range: &ListenRange, found: &mut Found) {
@@ -131,6 +147,11 @@ impl Part {
         }
         check_peers("peers", &self.peers, self.asn, &mut found);
         check_networks("networks", &self.networks, &mut found);
+        for (address, text) in self.held.iter().filter(|(_, text)| text.len() > LONGEST_SHUTDOWN) {
+            let message =
+                format!("{} octets; a shutdown communication has at most 255 (RFC 9003 §2)", text.len());
+            found.add(format!("held.{address}"), message, "shorten it");
+        }
         found.0
     }
 }

@@ -4,13 +4,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, group};
+use super::{Config, group, pieces};
 
 /// One mistake: where, what, and how to mend it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Line in the file, from 1; `None` for what does not come from a file.
     pub line: Option<usize>,
@@ -78,18 +79,37 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// Reads and checks a file's text.
 ///
 /// # Errors
-/// Every mistake; only the first where the text is no TOML or does not fit the types.
+/// Every mistake; only the first where the text is no TOML. Contradictions are looked for once everything fits the
+/// types.
 pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-    let config = typed(text).map_err(|problem| vec![problem])?;
+    let config = typed(text).map_err(|first| {
+        let mut all = pieces::mistakes(text);
+        locate(text, &mut all);
+        all.sort_by_key(|problem| problem.line);
+        if all.is_empty() { vec![first] } else { all }
+    })?;
     let mut problems = config.check();
     if problems.is_empty() {
         return Ok(config);
     }
+    locate(text, &mut problems);
+    Err(problems)
+}
+
+/// What is allowed and yet seldom meant, with its lines in `text`, which `config` was read from.
+#[must_use]
+pub fn warnings(config: &Config, text: &str) -> Vec<Problem> {
+    let mut warnings = config.warnings();
+    locate(text, &mut warnings);
+    warnings
+}
+
+/// Gives every mistake that has none its line.
+fn locate(text: &str, problems: &mut [Problem]) {
     let tree = DeTable::parse(text).ok();
-    for problem in &mut problems {
+    for problem in problems.iter_mut().filter(|problem| problem.line.is_none()) {
         problem.line = tree.as_ref().and_then(|tree| find(tree, &problem.field)).map(|at| line_of(text, at));
     }
-    Err(problems)
 }
 
 fn typed(text: &str) -> Result<Config, Problem> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use turnpike_bgp_wire::{Community, Family, LargeCommunity, Prefix};
+use turnpike_bgp_wire::{AsPathPattern, Asn, Community, ExtendedCommunity, Family, LargeCommunity, Prefix};
 
 /// Prefixes out of a range, written as in a router's prefix list: `10.244.0.0/16`, `10.244.0.0/16 le 26`,
 /// `10.244.0.0/16 ge 24 le 28`.
@@ -175,7 +175,8 @@ pub struct Rule {
     pub verdict: Option<Verdict>,
 }
 
-/// Conditions of a rule. All that are present must hold; within a list one is enough.
+/// Conditions of a rule. All that are present must hold; within a list one is enough. A list and the sets of the
+/// same thing (`prefixes` and `prefix_sets`, `as_paths` and `as_path_sets`) count as one list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
@@ -195,8 +196,33 @@ pub struct Match {
     pub communities: Vec<Community>,
     /// Carries any of these.
     pub large_communities: Vec<LargeCommunity>,
+    /// Carries any of these, such as `rt:65001:7`.
+    pub extended_communities: Vec<ExtendedCommunity>,
+    /// Carries any of any of these community sets, by name.
+    pub community_sets: Vec<String>,
+    /// AS_PATH in any of these sets, by name.
+    pub as_path_sets: Vec<String>,
+    /// AS_PATH matched by any of these patterns.
+    pub as_paths: Vec<AsPathPattern>,
+    /// Length of AS_PATH, an AS_SET counting as one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_path_length: Option<Lengths>,
+    /// Originated by any of these ASes. What our own AS originates has none.
+    pub origin_as: Vec<Asn>,
     /// Next hop inside any of these.
     pub next_hops: Vec<Prefix>,
+}
+
+/// Bounds of a length, both included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lengths {
+    /// At least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// At most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
 }
 
 /// Where a path came from.
@@ -229,8 +255,53 @@ pub struct Actions {
     pub remove_large_communities: Vec<LargeCommunity>,
     /// Adds these.
     pub add_large_communities: Vec<LargeCommunity>,
+    /// Takes these away, before anything is added.
+    pub remove_extended_communities: Vec<ExtendedCommunity>,
+    /// Adds these.
+    pub add_extended_communities: Vec<ExtendedCommunity>,
+    /// Takes everything in these community sets away, before anything is added.
+    pub remove_community_sets: Vec<String>,
+    /// Sets the next hop: `self` (ourselves, on export), `peer` (the peer, on import), or an address. One that does
+    /// not fit the family changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<SetNextHop>,
     /// Prepends our AS so many times more.
     pub prepend: u8,
+}
+
+/// `next_hop` of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetNextHop {
+    /// `self`.
+    Ourselves,
+    /// `peer`.
+    Peer,
+    /// An address.
+    Address(IpAddr),
+}
+
+impl Serialize for SetNextHop {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Ourselves => serializer.serialize_str("self"),
+            Self::Peer => serializer.serialize_str("peer"),
+            Self::Address(address) => serializer.collect_str(address),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SetNextHop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "self" => Ok(Self::Ourselves),
+            "peer" => Ok(Self::Peer),
+            address => address
+                .parse()
+                .map(Self::Address)
+                .map_err(|_| de::Error::custom(format!("`{text}` is neither `self`, `peer` nor an address"))),
+        }
+    }
 }
 
 #[cfg(test)]

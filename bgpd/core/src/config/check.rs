@@ -70,6 +70,22 @@ pub enum ConfigError {
         /// The name without a set.
         set: String,
     },
+    /// A reference without a definition.
+    #[error("policy `{policy}`: there is no community set called `{set}`")]
+    UnknownCommunitySet {
+        /// The policy's name.
+        policy: String,
+        /// The name without a set.
+        set: String,
+    },
+    /// A reference without a definition.
+    #[error("policy `{policy}`: there is no AS path set called `{set}`")]
+    UnknownAsPathSet {
+        /// The policy's name.
+        policy: String,
+        /// The name without a set.
+        set: String,
+    },
     /// `ge` and `le` must lie between the prefix's own length and the family's longest, in order.
     #[error("{place}: lengths {ge:?} to {le:?} do not fit {prefix}")]
     Lengths {
@@ -177,6 +193,12 @@ impl Config {
             check_lengths(&format!("policy `{name}`"), &rule.when.prefixes, errors);
             for set in rule.when.prefix_sets.iter().filter(|set| !self.prefix_sets.contains_key(*set)) {
                 errors.push(ConfigError::UnknownPrefixSet { policy: name.to_owned(), set: set.clone() });
+            }
+            for set in rule.when.community_sets.iter().filter(|set| !self.community_sets.contains_key(*set)) {
+                errors.push(ConfigError::UnknownCommunitySet { policy: name.to_owned(), set: set.clone() });
+            }
+            for set in rule.when.as_path_sets.iter().filter(|set| !self.as_path_sets.contains_key(*set)) {
+                errors.push(ConfigError::UnknownAsPathSet { policy: name.to_owned(), set: set.clone() });
             }
         }
     }

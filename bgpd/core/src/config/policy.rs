@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use turnpike_bgp_wire::{Community, Family, LargeCommunity, Prefix};
+use turnpike_bgp_wire::{
+    AnyCommunity, AsPathPattern, Asn, Community, ExtendedCommunity, Family, LargeCommunity, Prefix,
+};
 
 /// Prefixes out of a range, as in a router's prefix list.
 ///
@@ -125,6 +127,20 @@ pub struct Match {
     pub communities: Vec<Community>,
     /// Carries any of these.
     pub large_communities: Vec<LargeCommunity>,
+    /// Carries any of any of these sets (by name).
+    pub community_sets: Vec<String>,
+    /// Carries any of these.
+    pub extended_communities: Vec<ExtendedCommunity>,
+    /// AS_PATH in any of these sets (by name).
+    pub as_path_sets: Vec<String>,
+    /// AS_PATH matched by any of these.
+    pub as_paths: Vec<AsPathPattern>,
+    /// AS_PATH at least so long; an AS_SET counts as one.
+    pub as_path_min: Option<u32>,
+    /// AS_PATH at most so long.
+    pub as_path_max: Option<u32>,
+    /// Originated by any of these; what our own AS originates has no origin here.
+    pub origin_as: Vec<Asn>,
     /// Next hop inside any of these.
     pub next_hops: Vec<Prefix>,
 }
@@ -139,6 +155,25 @@ pub enum Source {
     External,
     /// From a peer of our AS.
     Internal,
+}
+
+/// Sets of communities of any kind.
+pub type CommunitySet = Vec<AnyCommunity>;
+
+/// Sets of AS path patterns.
+pub type AsPathSet = Vec<AsPathPattern>;
+
+/// The next hop that a rule sets. One that does not fit the path's family, or that means nothing in the direction in
+/// question, changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetNextHop {
+    /// On export: ourselves.
+    Ourselves,
+    /// On import: the peer.
+    Peer,
+    /// This address.
+    Address(IpAddr),
 }
 
 /// Changes that a rule makes.
@@ -157,6 +192,12 @@ pub struct Actions {
     pub remove_large_communities: Vec<LargeCommunity>,
     /// Adds these.
     pub add_large_communities: Vec<LargeCommunity>,
+    /// Takes these away (before `add`).
+    pub remove_extended_communities: Vec<ExtendedCommunity>,
+    /// Adds these.
+    pub add_extended_communities: Vec<ExtendedCommunity>,
+    /// Sets the next hop.
+    pub next_hop: Option<SetNextHop>,
     /// Prepends so many times more: on export to external peers our AS, on import from them theirs. Without
     /// effect inside the AS, where every AS_PATH with our AS in it would be refused.
     pub prepend: u8,

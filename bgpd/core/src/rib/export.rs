@@ -11,9 +11,9 @@ use super::attrs::{ByAddress, PathAttrs};
 use super::decide::DEFAULT_LOCAL_PREF;
 use super::long_lived::{StalePaths, disguise};
 use super::peer::RibPeer;
-use super::policy::{Answer, Candidate, kept_back, prepend};
+use super::policy::{Answer, Candidate, kept_back, mark_going, prepend};
 use super::table::{Origination, Path};
-use crate::config::{ExportNextHop, PolicyChoice, SendPaths, Source};
+use crate::config::{ExportNextHop, PolicyChoice, SendPaths, SetNextHop, Source};
 
 /// All that decides what a peer is told and how. Peers with equal keys are told the same, but for the paths that
 /// came from themselves.
@@ -131,16 +131,26 @@ impl Shared {
             next_hop: used.next_hop.map(NextHop::addr),
             attributes: &attributes,
         };
+        let mut next_hop = next_hop;
         let times = match self.policies.choose(&key.policy, key.internal).apply(&candidate) {
             Answer::Reject => return None,
             Answer::Accept => 0,
-            Answer::Change(changed, times) => {
-                attributes = *changed;
-                times
+            Answer::Change(change) => {
+                let set = match change.next_hop {
+                    Some(SetNextHop::Ourselves) => key.own,
+                    Some(SetNextHop::Address(addr)) => Some(NextHop::from(addr)),
+                    Some(SetNextHop::Peer) | None => None,
+                };
+                next_hop = set.filter(|hop| fits(key, *hop)).unwrap_or(next_hop);
+                attributes = change.attributes;
+                change.prepend
             }
         };
         if used.long_lived && key.stale == StalePaths::Disguised {
             disguise(&mut attributes);
+        }
+        if self.local.graceful_shutdown {
+            mark_going(&mut attributes, key.internal);
         }
         // RFC 4271 §5.1.2: our AS goes in front towards external peers only.
         if !key.internal {
@@ -169,12 +179,16 @@ fn next_hop(key: &GroupKey, received: Option<NextHop>, local: bool, reflected: b
         Some(kept) => kept,
         None => key.own?,
     };
-    let fits = match (key.family, next_hop) {
+    fits(key, next_hop).then_some(next_hop)
+}
+
+/// The group's peers can read the next hop.
+const fn fits(key: &GroupKey, next_hop: NextHop) -> bool {
+    match (key.family, next_hop) {
         (Family::Ipv4, NextHop::V4(_)) => true,
         (Family::Ipv4, _) => key.extended_next_hop,
         (Family::Ipv6, next_hop) => !matches!(next_hop, NextHop::V4(_)),
-    };
-    fits.then_some(next_hop)
+    }
 }
 
 /// What is only for our own AS stays in it.

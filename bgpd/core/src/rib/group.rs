@@ -195,6 +195,13 @@ impl<P: TablePrefix> FamilyRib<P> {
         })
     }
 
+    /// Fills every Adj-RIB-Out, and tells nobody.
+    pub(super) fn build_all(&mut self, shared: &mut Shared) {
+        for group in self.groups.values_mut() {
+            while group.build_some(&self.table, shared) {}
+        }
+    }
+
     /// Tells some peers something; `false` if there was nothing to tell, or nobody with room to take it.
     pub(super) fn tell_some(&mut self, shared: &mut Shared) -> bool {
         self.groups.values_mut().any(|group| {

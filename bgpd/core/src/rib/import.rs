@@ -10,10 +10,10 @@ use turnpike_bgp_wire::{
 use super::attrs::PathAttrs;
 use super::nexthops::NexthopId;
 use super::peer::RibPeer;
-use super::policy::{Answer, Candidate, PrefixMatcher, prepend};
+use super::policy::{Answer, Candidate, PrefixMatcher, is_going, prepend};
 use super::table::{FamilyRib, Path, TablePrefix};
 use super::{NodeGuard, RibOutput, Shared};
-use crate::config::{Config, MaxPrefixAction, PrefixRule, Source};
+use crate::config::{Config, MaxPrefixAction, PrefixRule, SetNextHop, Source};
 use crate::query::PeerId;
 
 /// The most paths of one prefix taken from one peer (RFC 7911 sets no bound): each change of one looks at them all.
@@ -101,6 +101,21 @@ fn is_martian(prefix: Prefix) -> bool {
     }
 }
 
+/// A path as its peer announced it.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) peer: PeerId,
+    pub(super) path_id: u32,
+    pub(super) raw: Arc<PathAttrs>,
+    pub(super) generation: u16,
+}
+
+impl Kept {
+    pub(super) fn of(peer: PeerId, path: &Path) -> Self {
+        Self { peer, path_id: path.path_id, raw: Arc::clone(&path.raw), generation: path.generation }
+    }
+}
+
 impl<P: TablePrefix> FamilyRib<P> {
     /// Takes in prefixes announced with the same attributes.
     pub(super) fn announce(
@@ -163,24 +178,30 @@ impl<P: TablePrefix> FamilyRib<P> {
 
     /// Judges the paths of a peer, or of all, once more, after policies have changed.
     pub(super) fn import_again(&mut self, shared: &mut Shared, only: Option<PeerId>) {
-        let mut again = Vec::new();
+        let mut again: Vec<(P, Kept)> = Vec::new();
         for (prefix, dest) in self.table.iter() {
             for path in &dest.paths {
                 let Some(peer) = path.from.peer().filter(|peer| only.is_none_or(|only| only == *peer)) else {
                     continue;
                 };
-                again.push((prefix, peer, path.path_id, Arc::clone(&path.raw), path.generation));
+                again.push((prefix, Kept::of(peer, path)));
             }
         }
-        for (prefix, peer, path_id, raw, generation) in again {
-            let verdict = shared.peer(peer).map_or(Ok(()), |held| shared.judge_attributes(held, &raw));
-            let mut used = verdict.and_then(|()| shared.import(peer, prefix.into(), &raw));
-            if shared.peer(peer).is_some_and(|held| held.keeps_for_long(P::FAMILY, generation)) {
-                used = used.map(|used| shared.marked(&used));
-            }
-            let nexthop = shared.watch(peer, &used);
-            self.put(shared, prefix, Path::new(peer.into(), path_id, raw, used, nexthop, generation));
+        for (prefix, kept) in again {
+            self.judge(shared, prefix, kept);
         }
+    }
+
+    /// Puts a path in as import sees it.
+    pub(super) fn judge(&mut self, shared: &mut Shared, prefix: P, kept: Kept) {
+        let Kept { peer, path_id, raw, generation } = kept;
+        let verdict = shared.peer(peer).map_or(Ok(()), |held| shared.judge_attributes(held, &raw));
+        let mut used = verdict.and_then(|()| shared.import(peer, prefix.into(), &raw));
+        if shared.peer(peer).is_some_and(|held| held.keeps_for_long(P::FAMILY, generation)) {
+            used = used.map(|used| shared.marked(&used));
+        }
+        let nexthop = shared.watch(peer, &used);
+        self.put(shared, prefix, Path::new(peer.into(), path_id, raw, used, nexthop, generation));
     }
 }
 
@@ -225,22 +246,37 @@ impl Shared {
             node.check(prefix)?;
         }
         let Some(held) = self.peer(peer) else { return Err(Refused::Policy) };
+        let external = (!held.internal).then_some(held.remote_as);
+        // RFC 8326 §4: an external peer's path that is about to go is the last choice; a policy may still say else.
+        let going = (external.is_some() && is_going(&raw.attributes)).then(|| {
+            let attributes = Attributes { local_pref: Some(0), ..raw.attributes.clone() };
+            self.attrs.intern(attributes, raw.next_hop)
+        });
+        let raw = going.as_ref().unwrap_or(raw);
+        let Some(held) = self.peer(peer) else { return Err(Refused::Policy) };
+        let addr = held.addr;
         let candidate = Candidate {
             prefix,
             source: if held.internal { Source::Internal } else { Source::External },
-            peer: Some(held.addr),
+            peer: Some(addr),
             next_hop: raw.next_hop.map(NextHop::addr),
             attributes: &raw.attributes,
         };
-        let external = (!held.internal).then_some(held.remote_as);
         match self.policies.choose(&held.import.policy, held.internal).apply(&candidate) {
             Answer::Reject => Err(Refused::Policy),
             Answer::Accept => Ok(Arc::clone(raw)),
-            Answer::Change(mut attributes, times) => {
+            Answer::Change(mut change) => {
                 if let Some(asn) = external {
-                    prepend(&mut attributes, asn, times);
+                    prepend(&mut change.attributes, asn, change.prepend);
                 }
-                Ok(self.attrs.intern(*attributes, raw.next_hop))
+                let next_hop = match change.next_hop {
+                    Some(SetNextHop::Peer) => Some(NextHop::from(addr)),
+                    Some(SetNextHop::Address(addr)) => Some(NextHop::from(addr)),
+                    Some(SetNextHop::Ourselves) | None => None,
+                };
+                // An IPv4 next hop never leads to IPv6; the other way round the kernel can (RFC 8950).
+                let fits = |hop: &NextHop| prefix.family() == Family::Ipv4 || !matches!(hop, NextHop::V4(_));
+                Ok(self.attrs.intern(change.attributes, next_hop.filter(fits).or(raw.next_hop)))
             }
         }
     }

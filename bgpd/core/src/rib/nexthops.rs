@@ -122,6 +122,11 @@ impl Nexthops {
     pub(super) fn len(&self) -> usize {
         self.index.len()
     }
+
+    /// All reports so far.
+    pub(super) fn known(&self) -> HashMap<Nexthop, Resolution> {
+        self.rows.iter().flatten().filter_map(|row| Some((row.nexthop, row.resolution?))).collect()
+    }
 }
 
 /// A set's number; zero: no route in the kernel.

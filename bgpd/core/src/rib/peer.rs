@@ -28,7 +28,7 @@ pub(crate) struct SessionFacts {
 }
 
 /// A peer as the RIBs see it. Outlives its sessions, as its paths may.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RibPeer {
     pub(crate) id: PeerId,
     pub(super) addr: IpAddr,
@@ -88,6 +88,22 @@ impl RibPeer {
             discarded: PerFamily::default(),
             crowded: false,
             unsent: 0,
+        }
+    }
+
+    /// The same peer as `new` has it, with what sessions have led to.
+    pub(super) fn under(&self, new: RibPeer, families: Families) -> RibPeer {
+        let mut session = self.session.clone();
+        if let Some(session) = &mut session {
+            session.families = session.families.and(families);
+        }
+        RibPeer {
+            router_id: self.router_id,
+            session,
+            generation: self.generation,
+            began: self.began,
+            long_lived: self.long_lived,
+            ..new
         }
     }
 

@@ -395,6 +395,9 @@ impl<P: TablePrefix> FamilyRib<P> {
         dest.has_best = has_best;
         self.reachable = self.reachable + usize::from(has_best) - usize::from(had_best);
         install(dest, prefix, &nexthops, shared);
+        if tell && shared.watched {
+            shared.out.push_back(RibOutput::Best(prefix.into()));
+        }
         // Those that are told several paths may have to hear of any change.
         let concerned = self.groups.values_mut().filter(|group| tell || group.is_told_several());
         concerned.for_each(|group| group.mark(prefix));

@@ -36,7 +36,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
     }
 
-    fn view_paths<'a>(
+    pub(super) fn view_paths<'a>(
         &'a self,
         shared: &'a Shared,
         table: Table,
@@ -58,7 +58,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         })
     }
 
-    fn view_out<'a>(
+    pub(super) fn view_out<'a>(
         &'a self,
         shared: &'a Shared,
         peer: PeerId,
@@ -133,6 +133,7 @@ fn view_path(
     PathView {
         best,
         path_id: path.path_id,
+        accepted: path.used.is_ok(),
         metric: shared.nexthops.metric(path.nexthop),
         stale: peer.is_some_and(|peer| {
             *peer.generation.get(prefix.family()) != path.generation || peer.session.is_none()
@@ -149,28 +150,10 @@ fn view_attrs(
     nexthop: Option<Nexthop>,
     shared: &Shared,
 ) -> PathView {
-    let attributes = &attrs.attributes;
+    let hop = nexthop.or(attrs.next_hop.map(NextHop::addr).map(Nexthop::global));
     PathView {
-        prefix,
-        path_id: 0,
         from: from.peer(),
         from_address: from.peer().and_then(|peer| shared.peer(peer)).map(|peer| peer.addr),
-        next_hop: nexthop.or(attrs.next_hop.map(NextHop::addr).map(Nexthop::global)),
-        metric: None,
-        origin: attributes.origin.as_str(),
-        as_path: attributes.as_path.to_string(),
-        med: attributes.med,
-        local_pref: attributes.local_pref,
-        atomic_aggregate: attributes.atomic_aggregate,
-        aggregator: attributes.aggregator.map(|aggregator| (aggregator.asn, aggregator.router_id)),
-        communities: attributes.communities.to_vec(),
-        extended_communities: attributes.extended_communities.to_vec(),
-        large_communities: attributes.large_communities.to_vec(),
-        originator_id: attributes.originator_id,
-        cluster_list: attributes.cluster_list.to_vec(),
-        best: false,
-        multipath: false,
-        stale: false,
-        why: None,
+        ..PathView::of(prefix, &attrs.attributes, hop)
     }
 }

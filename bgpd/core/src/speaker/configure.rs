@@ -1,6 +1,6 @@
 //! A new configuration, as differences from the one in force.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use turnpike_bgp_wire::{Cease, Notification, PerFamily};
@@ -102,6 +102,71 @@ impl Speaker {
             }
         }
     }
+}
+
+/// What a new configuration does to a peer's session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SessionEffect {
+    /// The peer is new.
+    Start,
+    /// The peer goes.
+    Stop,
+    /// The session ends and begins anew.
+    Reset,
+    /// The session ends and stays down.
+    ShutDown,
+    /// The peer changes, and the session stays.
+    Stays,
+}
+
+/// A peer that a new configuration touches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionChange {
+    /// Its address.
+    pub remote: IpAddr,
+    /// Its name, the new one where it has both.
+    pub name: String,
+    /// What happens.
+    pub effect: SessionEffect,
+}
+
+/// What `new` in the place of `old` does to the sessions of configured peers, by address. The same judgement as
+/// `Input::Configure` acts on.
+pub fn session_changes(old: &Config, new: &Config) -> Vec<SessionChange> {
+    let identity = |config: &Config| (config.asn, config.router_id, config.cluster_id());
+    let reborn = identity(old) != identity(new);
+    let by_address = |config: &Config| -> BTreeMap<IpAddr, PeerConfig> {
+        config.peers.iter().map(|peer| (peer.remote, peer.clone())).collect()
+    };
+    let (before, after) = (by_address(old), by_address(new));
+    let mut changes = Vec::new();
+    for (remote, peer) in &before {
+        let effect = match after.get(remote) {
+            None => Some(SessionEffect::Stop),
+            Some(new) if new.shutdown.is_some() && peer.shutdown.is_some() => {
+                (new != peer).then_some(SessionEffect::Stays)
+            }
+            Some(new) if reborn && new.shutdown.is_none() => Some(SessionEffect::Reset),
+            Some(new) if new == peer => None,
+            Some(new) if peer.shutdown.is_some() && new.shutdown.is_none() => Some(SessionEffect::Start),
+            Some(new) => Some(match change(peer, new) {
+                Change::Quiet => SessionEffect::Stays,
+                Change::Reset => SessionEffect::Reset,
+                Change::ShutDown => SessionEffect::ShutDown,
+            }),
+        };
+        let name = after.get(remote).unwrap_or(peer).name.clone();
+        changes.extend(effect.map(|effect| SessionChange { remote: *remote, name, effect }));
+    }
+    for (remote, peer) in after.iter().filter(|(remote, _)| !before.contains_key(remote)) {
+        changes.push(SessionChange {
+            remote: *remote,
+            name: peer.name.clone(),
+            effect: SessionEffect::Start,
+        });
+    }
+    changes.sort_by_key(|change| change.remote);
+    changes
 }
 
 fn change(old: &PeerConfig, new: &PeerConfig) -> Change {

@@ -1,11 +1,12 @@
 //! What the RIBs want done.
 
-use turnpike_bgp_wire::{RouteRefresh, RouteRefreshKind};
+use turnpike_bgp_wire::{Family, RouteRefresh, RouteRefreshKind};
 
 use super::Speaker;
 use super::peer::Peer;
 use crate::event::Event;
 use crate::output::Output;
+use crate::query::PeerId;
 use crate::rib::RibOutput;
 
 impl Speaker {
@@ -17,6 +18,15 @@ impl Speaker {
             self.grant(wish);
         }
         any
+    }
+
+    /// Asks a peer to tell everything of a family again, where it can.
+    pub(super) fn ask_again(&mut self, peer: PeerId, family: Family) {
+        let refresh = RouteRefresh { family: family.code(), kind: RouteRefreshKind::Request };
+        let can = self.peer_ref(peer).and_then(|held| held.agreed.as_ref());
+        if can.is_some_and(|agreed| agreed.route_refresh) {
+            self.on_session(peer, |session, context| session.send_refresh(refresh, context));
+        }
     }
 
     fn grant(&mut self, wish: RibOutput) {
@@ -50,13 +60,8 @@ impl Speaker {
                     self.event(Event::PathLimit { peer, name, prefix, limit });
                 }
             }
-            RibOutput::AskAgain { peer, family } => {
-                let refresh = RouteRefresh { family: family.code(), kind: RouteRefreshKind::Request };
-                let can = self.peer_ref(peer).and_then(|held| held.agreed.as_ref());
-                if can.is_some_and(|agreed| agreed.route_refresh) {
-                    self.on_session(peer, |session, context| session.send_refresh(refresh, context));
-                }
-            }
+            RibOutput::AskAgain { peer, family } => self.ask_again(peer, family),
+            RibOutput::Best(prefix) => self.event(Event::Best { prefix }),
             RibOutput::TooLarge { peer, prefix } => {
                 if let Some(name) = self.peer_ref(peer).map(Peer::name) {
                     self.event(Event::TooLarge { peer, name, prefix });

@@ -1,10 +1,13 @@
 //! Read-only views.
 
+use std::net::IpAddr;
+
+use turnpike_bgp_wire::{Attributes, Prefix};
+
 use super::Speaker;
 use super::peer::Peer;
-use turnpike_bgp_wire::Prefix;
-
 use crate::query::{PathView, PeerId, PeerView, Select, SessionView, SpeakerView, Table};
+use crate::rib::Snapshot;
 
 impl Speaker {
     /// The speaker as a whole.
@@ -48,6 +51,23 @@ impl Speaker {
         limit: usize,
     ) -> Vec<PathView> {
         self.rib.view(table, select, after, limit)
+    }
+
+    /// Everything that is needed to try another configuration on without touching this speaker.
+    pub fn snapshot(&self) -> Snapshot {
+        self.rib.snapshot(&self.config)
+    }
+
+    /// Attributes and next hop of a path as it was received (or originated, without a peer).
+    pub fn received(&self, prefix: Prefix, from: Option<PeerId>) -> Option<(Attributes, Option<IpAddr>)> {
+        self.rib.received(prefix, from)
+    }
+
+    /// Reflection clients with a session whose paths no other reflector has told us of: as far as we can know, we
+    /// are their last. A client that announces nothing is not among them: nothing can be known of it.
+    pub fn clients_without_another_reflector(&self) -> Vec<String> {
+        let lonely = self.rib.clients_without_another_reflector();
+        lonely.into_iter().filter_map(|peer| self.peer_ref(peer).map(Peer::name)).collect()
     }
 
     fn view_peer(&self, peer: &Peer) -> PeerView {

@@ -13,18 +13,18 @@ use super::requests::invalid;
 use crate::disk::Done;
 use crate::kernel::KernelRoute;
 use crate::listener::Keyed;
-use crate::merge::{FILE, Merged, merge};
+use crate::merge::{FILE, Merged};
 
 impl Engine {
     /// Merges file and parts and brings the result into force; what is wrong with it if it cannot be.
     pub(super) fn configure(&mut self) -> Result<(), Vec<String>> {
-        let merged = merge(&self.file, self.store.parts(), &self.host);
+        let merged = self.merged_from(&self.file, self.store.parts());
         self.bring_into_force(merged)
     }
 
     /// Links or addresses changed: what the configuration takes from the host may have.
     pub(super) fn follow_host(&mut self) {
-        let merged = merge(&self.file, self.store.parts(), &self.host);
+        let merged = self.merged_from(&self.file, self.store.parts());
         if merged.core == self.merged.core {
             return;
         }
@@ -125,7 +125,7 @@ impl Engine {
         self.file_problem = result.err();
     }
 
-    fn bring_file_into_force(&mut self, mut file: Config) -> Result<(), String> {
+    pub(super) fn bring_file_into_force(&mut self, mut file: Config) -> Result<(), String> {
         let fixed = keep_fixed(&mut file, &self.file);
         let before = std::mem::replace(&mut self.file, file);
         if let Err(problems) = self.configure() {
@@ -151,7 +151,7 @@ impl Engine {
         let owner = part.owner.clone();
         let mut parts: BTreeMap<String, Part> = self.store.parts().clone();
         parts.insert(owner.clone(), part.clone());
-        let merged = merge(&self.file, &parts, &self.host);
+        let merged = self.merged_from(&self.file, &parts);
         self.bring_into_force(merged)?;
         let done = self.store.keep(part, &self.disk).map_err(|error| vec![format!("{error:#}")])?;
         info!(owner, "part taken");
@@ -175,7 +175,7 @@ impl Engine {
 }
 
 /// Puts back what cannot change while running; the names of what was put back.
-fn keep_fixed(file: &mut Config, running: &Config) -> Vec<&'static str> {
+pub(super) fn keep_fixed(file: &mut Config, running: &Config) -> Vec<&'static str> {
     let mut names = Vec::new();
     if file.kernel != running.kernel {
         file.kernel = running.kernel.clone();

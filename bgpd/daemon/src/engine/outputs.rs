@@ -42,7 +42,10 @@ impl Engine {
                 self.flush_routes();
                 self.kernel.sweep();
             }
-            Output::Event(event) => self.report(&event),
+            Output::Event(event) => {
+                self.report(&event);
+                self.tell_event(&event);
+            }
         }
     }
 
@@ -89,6 +92,8 @@ impl Engine {
                 warn!(peer = name, %family, limit, "over the prefix limit");
             }
             Event::TooLarge { .. } | Event::PathLimit { .. } => warn!("{event}"),
+            // For watchers only: in a log they would drown everything.
+            Event::Best { .. } => {}
             Event::UnknownPeer { remote } => debug!(%remote, "connection refused: no such peer"),
             Event::ConfigRefused { .. } => error!("{event}"),
             Event::SelectionComplete { after, reason } => {

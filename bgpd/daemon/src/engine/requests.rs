@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use tokio::sync::oneshot;
 use turnpike_bgp_core::query::{self, PeerId};
 use turnpike_bgp_core::{Speaker, Time};
-use turnpike_bgpd_api::view::{Decision, KernelView, NexthopView, PeerView, StatusView};
+use turnpike_bgpd_api::view::{Caller, Decision, KernelView, NexthopView, PathView, PeerView, StatusView};
 use turnpike_bgpd_api::{Code, ErrorReply, Reply, Request, RibQuery, Select, Table};
 
+use super::change::{Purpose, Waiting};
 use super::{Engine, Stop};
+use crate::audit::Change;
 use crate::control::Ask;
 use crate::disk::Done;
 use crate::kernel::KernelStatus;
@@ -23,7 +25,7 @@ const DECISION: usize = 1_000;
 const FAILURES: usize = 100;
 
 /// Sends a reply once something is on disk.
-fn when_written(done: Done, reply: Reply, to: oneshot::Sender<Reply>) {
+pub(super) fn when_written(done: Done, reply: Reply, to: oneshot::Sender<Reply>) {
     tokio::spawn(async move {
         let reply = match done.await {
             Ok(Ok(())) => reply,
@@ -37,7 +39,8 @@ fn when_written(done: Done, reply: Reply, to: oneshot::Sender<Reply>) {
 
 impl Engine {
     pub(super) fn take_ask(&mut self, ask: Ask) {
-        let reply = match ask.request {
+        let Ask { request, reply: to, caller, events } = ask;
+        let reply = match request {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Peers { peer } => {
                 self.peers(peer.as_deref()).map_or_else(Reply::Error, |peers| Reply::Peers { peers })
@@ -47,27 +50,56 @@ impl Engine {
                 self.why(select).map_or_else(Reply::Error, |found| Reply::Why(Box::new(found)))
             }
             Request::Push { part } => match self.push(part) {
-                Ok((refused, done)) => return when_written(done, Reply::Pushed { refused }, ask.reply),
+                Ok((refused, done)) => return when_written(done, Reply::Pushed { refused }, to),
                 Err(problems) => invalid(&problems),
             },
             Request::Drop { owner } => match self.forget(&owner) {
-                Ok(Some(done)) => {
-                    return when_written(done, Reply::Pushed { refused: Vec::new() }, ask.reply);
-                }
+                Ok(Some(done)) => return when_written(done, Reply::Pushed { refused: Vec::new() }, to),
                 Ok(None) => Reply::Error(not_found(format!("there is no part of `{owner}`"))),
                 Err(problems) => invalid(&problems),
             },
-            Request::Reload => return self.loading.begin(&self.path, Some(ask.reply)),
+            Request::Reload => return self.loading.begin(&self.path, Some(to)),
             Request::Shutdown { message } => {
+                self.note_end(&message, caller);
                 self.ending = Some(Stop::Final { message });
                 Reply::Ending
             }
+            Request::Announce { network } => return Self::answer(self.announce(network, caller), to),
+            Request::Withdraw { prefix } => return Self::answer(self.withdraw(prefix, caller), to),
+            Request::Hold { peer, message } => return Self::answer(self.hold(&peer, message, caller), to),
+            Request::SoftReset { peer, inbound, outbound } => {
+                self.soft_reset(&peer, (inbound, outbound), caller).unwrap_or_else(Reply::Error)
+            }
+            Request::Drain(order) => self.drain(order, caller).unwrap_or_else(Reply::Error),
+            Request::Watch => {
+                events.into_iter().for_each(|events| self.add_watcher(events));
+                Reply::Done { notes: Vec::new() }
+            }
+            Request::PolicyTest(mut test) => match test.text.take() {
+                None => self.policy_test(&test, None).unwrap_or_else(Reply::Error),
+                Some(text) => {
+                    let waiting = Waiting { reply: to, who: caller };
+                    return self.read_text(Some(text), Purpose::PolicyTest(test), waiting);
+                }
+            },
+            change => return self.take_change(change, Waiting { reply: to, who: caller }),
         };
         // A caller that did not wait has its reasons.
-        let _ = ask.reply.send(reply);
+        let _ = to.send(reply);
     }
 
-    fn speaker(&self) -> Result<&Speaker, ErrorReply> {
+    fn note_end(&mut self, message: &str, who: Option<Caller>) {
+        let (before, after) = (serde_json::Value::Null, serde_json::Value::Null);
+        self.note(who, Change { what: "shutdown", detail: message.to_owned(), before, after });
+    }
+
+    /// Says whose network a path of ours is.
+    pub(super) fn owned(&self, path: PathView) -> PathView {
+        let owner = path.from.is_none().then(|| self.merged.network_owners.get(&path.prefix).cloned());
+        PathView { owner: owner.flatten(), ..path }
+    }
+
+    pub(super) fn speaker(&self) -> Result<&Speaker, ErrorReply> {
         self.speaker.as_ref().ok_or_else(|| ErrorReply {
             code: Code::NotConfigured,
             message: self.merged.missing.clone().unwrap_or_else(|| "not configured yet".to_owned()),
@@ -100,6 +132,8 @@ impl Engine {
             nexthops: nexthops(&kernel),
             kernel: self.kernel_view(&kernel),
             problems,
+            pending: self.pending.as_ref().map(super::change::Pending::view),
+            draining: self.draining.as_ref().map(super::drain::Draining::in_words),
         }
     }
 
@@ -154,7 +188,7 @@ impl Engine {
         let more = found.len() > limit;
         cut(&mut found, limit);
         let effective = table == query::Table::Accepted;
-        let paths = found.into_iter().map(|path| views::path(path, &names, effective)).collect();
+        let paths = found.into_iter().map(|path| self.owned(views::path(path, &names, effective))).collect();
         Ok(Reply::Paths { paths, more })
     }
 
@@ -174,7 +208,7 @@ impl Engine {
         let nexthops =
             used.iter().filter_map(|hop| Some(views::nexthop(*hop, kernel.nexthops.get(hop)?))).collect();
         let kernel_failure = prefix.and_then(|prefix| kernel.failures.get(&prefix.to_string()).cloned());
-        let paths = found.into_iter().map(|path| views::path(path, &names, true)).collect();
+        let paths = found.into_iter().map(|path| self.owned(views::path(path, &names, true))).collect();
         Ok(Decision { prefix, paths, nexthops, kernel_failure })
     }
 }
@@ -191,12 +225,12 @@ fn nexthops(kernel: &KernelStatus) -> Vec<NexthopView> {
     kernel.nexthops.iter().map(|(hop, resolution)| views::nexthop(*hop, resolution)).collect()
 }
 
-fn names(speaker: &Speaker) -> Names {
+pub(super) fn names(speaker: &Speaker) -> Names {
     speaker.peers().into_iter().map(|peer| (peer.id, peer.name)).collect()
 }
 
 /// By name or by address.
-fn find_peer(speaker: &Speaker, wanted: &str) -> Result<PeerId, ErrorReply> {
+pub(super) fn find_peer(speaker: &Speaker, wanted: &str) -> Result<PeerId, ErrorReply> {
     let address: Option<IpAddr> = wanted.parse().ok();
     let found = speaker.peers().into_iter().find(|peer| peer.name == wanted || Some(peer.remote) == address);
     found.map(|peer| peer.id).ok_or_else(|| not_found(format!("there is no peer `{wanted}`")))
@@ -211,7 +245,11 @@ fn select(asked: Select) -> query::Select {
     }
 }
 
-fn not_found(message: String) -> ErrorReply {
+pub(super) fn conflict(message: String) -> ErrorReply {
+    ErrorReply { code: Code::Conflict, message }
+}
+
+pub(super) fn not_found(message: String) -> ErrorReply {
     ErrorReply { code: Code::NotFound, message }
 }
 
@@ -219,6 +257,6 @@ pub(super) fn invalid(problems: &[String]) -> Reply {
     Reply::Error(ErrorReply { code: Code::Invalid, message: problems.join("; ") })
 }
 
-fn internal(message: String) -> Reply {
+pub(super) fn internal(message: String) -> Reply {
     Reply::Error(ErrorReply { code: Code::Internal, message })
 }

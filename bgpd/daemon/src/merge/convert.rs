@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use turnpike_bgp_core::config as core;
+use turnpike_bgp_wire::AnyCommunity;
 use turnpike_bgpd_api::config as api;
 use turnpike_bgpd_api::{Asn, Config, Families, Family, Network, Peer, PerFamily, RouterId};
 
@@ -30,7 +31,9 @@ pub(super) fn skeleton(file: &Config, asn: Asn, router_id: RouterId, host: &api:
         .iter()
         .map(|(name, rules)| (name.clone(), rules.iter().map(prefix_rule).collect()))
         .collect();
-    whole.policies = file.policies.iter().map(|(name, body)| (name.clone(), policy(body))).collect();
+    whole.community_sets = file.community_sets.clone();
+    whole.as_path_sets = file.as_path_sets.clone();
+    whole.policies = file.policies.iter().map(|(name, body)| (name.clone(), policy(body, file))).collect();
     whole
 }
 
@@ -166,38 +169,71 @@ fn verdict(from: api::Verdict) -> core::Verdict {
     }
 }
 
-fn policy(from: &api::Policy) -> core::Policy {
-    core::Policy { rules: from.rules.iter().map(rule).collect(), default: verdict(from.default) }
+fn policy(from: &api::Policy, file: &Config) -> core::Policy {
+    core::Policy {
+        rules: from.rules.iter().map(|one| rule(one, file)).collect(),
+        default: verdict(from.default),
+    }
 }
 
-fn rule(from: &api::Rule) -> core::Rule {
-    let when = &from.when;
-    let set = &from.set;
+fn rule(from: &api::Rule, file: &Config) -> core::Rule {
     core::Rule {
         name: from.name.clone(),
-        when: core::Match {
-            prefix_sets: when.prefix_sets.clone(),
-            prefixes: when.prefixes.iter().map(prefix_rule).collect(),
-            family: when.family,
-            peers: when.peers.clone(),
-            source: when.source.map(|source| match source {
-                api::Source::Local => core::Source::Local,
-                api::Source::External => core::Source::External,
-                api::Source::Internal => core::Source::Internal,
-            }),
-            communities: when.communities.clone(),
-            large_communities: when.large_communities.clone(),
-            next_hops: when.next_hops.clone(),
-        },
-        set: core::Actions {
-            local_pref: set.local_pref,
-            med: set.med,
-            remove_communities: set.remove_communities.clone(),
-            add_communities: set.add_communities.clone(),
-            remove_large_communities: set.remove_large_communities.clone(),
-            add_large_communities: set.add_large_communities.clone(),
-            prepend: set.prepend,
-        },
+        when: conditions(&from.when),
+        set: actions(&from.set, file),
         verdict: from.verdict.map(verdict),
     }
+}
+
+fn conditions(when: &api::Match) -> core::Match {
+    let length = when.as_path_length.unwrap_or_default();
+    core::Match {
+        prefix_sets: when.prefix_sets.clone(),
+        prefixes: when.prefixes.iter().map(prefix_rule).collect(),
+        family: when.family,
+        peers: when.peers.clone(),
+        source: when.source.map(|source| match source {
+            api::Source::Local => core::Source::Local,
+            api::Source::External => core::Source::External,
+            api::Source::Internal => core::Source::Internal,
+        }),
+        communities: when.communities.clone(),
+        large_communities: when.large_communities.clone(),
+        extended_communities: when.extended_communities.clone(),
+        community_sets: when.community_sets.clone(),
+        as_path_sets: when.as_path_sets.clone(),
+        as_paths: when.as_paths.clone(),
+        as_path_min: length.min,
+        as_path_max: length.max,
+        origin_as: when.origin_as.clone(),
+        next_hops: when.next_hops.clone(),
+    }
+}
+
+fn actions(set: &api::Actions, file: &Config) -> core::Actions {
+    let mut actions = core::Actions {
+        local_pref: set.local_pref,
+        med: set.med,
+        remove_communities: set.remove_communities.clone(),
+        add_communities: set.add_communities.clone(),
+        remove_large_communities: set.remove_large_communities.clone(),
+        add_large_communities: set.add_large_communities.clone(),
+        remove_extended_communities: set.remove_extended_communities.clone(),
+        add_extended_communities: set.add_extended_communities.clone(),
+        next_hop: set.next_hop.map(|next_hop| match next_hop {
+            api::SetNextHop::Ourselves => core::SetNextHop::Ourselves,
+            api::SetNextHop::Peer => core::SetNextHop::Peer,
+            api::SetNextHop::Address(address) => core::SetNextHop::Address(address),
+        }),
+        prepend: set.prepend,
+    };
+    let sets = set.remove_community_sets.iter().filter_map(|name| file.community_sets.get(name));
+    for community in sets.flatten() {
+        match *community {
+            AnyCommunity::Standard(community) => actions.remove_communities.push(community),
+            AnyCommunity::Large(community) => actions.remove_large_communities.push(community),
+            AnyCommunity::Extended(community) => actions.remove_extended_communities.push(community),
+        }
+    }
+    actions
 }

@@ -1,6 +1,10 @@
 //! AS_PATH (RFC 4271 §5.1.2), its two-octet form and AS4_PATH (RFC 6793).
 
+mod pattern;
+
 use std::fmt;
+
+pub use pattern::{AsPathPattern, ParseAsPathPatternError};
 
 use super::Fault;
 use crate::Asn;
