@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod fuzz;
+mod kernels;
 mod paths;
 mod run;
 mod setup;
@@ -55,10 +56,12 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// Run one lab test (or list them).
+    /// Run one lab test (or list them), or `kernels`: the eBPF programs on other kernels, in QEMU.
     Lab {
         /// Part of the test's name; none lists all.
         name: Option<String>,
+        /// With `kernels`: 5.10, 6.1, 6.12 or newest; none runs them all.
+        kernel: Option<String>,
         /// Leave the lab up and print how to enter each node.
         #[arg(long)]
         keep: bool,
@@ -96,7 +99,10 @@ fn obey(command: Command) -> Result<()> {
         Command::Check => check::all(),
         Command::Test { full, filter } => test::test(full, &filter),
         Command::Fuzz { target, seconds, keep } => fuzz::fuzz(target.as_deref(), seconds, keep),
-        Command::Lab { name, keep } => test::lab(name.as_deref(), keep),
+        Command::Lab { name: Some(name), kernel, .. } if name == "kernels" => {
+            kernels::matrix(kernel.as_deref())
+        }
+        Command::Lab { name, keep, .. } => test::lab(name.as_deref(), keep),
         Command::Demo { keep } => test::demo(keep),
         Command::Bench { args } => test::bench(&args),
     }

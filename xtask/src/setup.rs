@@ -10,7 +10,7 @@ pub(crate) use bpf::Toolchain;
 
 use crate::fuzz;
 use crate::paths;
-use crate::run::{self, cargo, output};
+use crate::run::{self, cargo, need_root, output};
 
 /// All that any command needs.
 pub(crate) fn everything() -> Result<()> {
@@ -31,6 +31,14 @@ pub(crate) fn for_build() -> Result<Toolchain> {
 pub(crate) fn for_lab() -> Result<Toolchain> {
     packages::install(&[packages::BUILD, packages::LAB].concat())?;
     bpf::toolchain()
+}
+
+/// Build, plus an emulator and what unpacks other kernels: `cargo xtask lab kernels` alone needs them.
+pub(crate) fn for_kernels() -> Result<()> {
+    need_root("a guest that reads this machine's files")?;
+    packages::install(packages::BUILD)?;
+    packages::install(packages::KERNELS)?;
+    runner()
 }
 
 /// Build, plus rustfmt and clippy.

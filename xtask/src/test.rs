@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::build::{self, Profile};
+use crate::kernels;
 use crate::paths;
 use crate::run::{cargo, need_root, output, run};
 use crate::setup;
@@ -19,7 +20,8 @@ pub(crate) fn test(full: bool, filter: &[String]) -> Result<()> {
         println!(
             "test: left to `cargo xtask test --full`: 4096 cases for each property (here 256), \
              each row of docs/interop.md with every peer (here with one), \
-             100,000 mutated packets for each eBPF program (here 4,000)"
+             100,000 mutated packets for each eBPF program (here 4,000), \
+             the eBPF programs on other kernels (`cargo xtask lab kernels`; here on this machine's)"
         );
     }
     let mut nextest = nextest();
@@ -27,7 +29,12 @@ pub(crate) fn test(full: bool, filter: &[String]) -> Result<()> {
     if full {
         nextest.env("PROPTEST_CASES", "4096").env("TURNPIKE_TEST_FULL", "1");
     }
-    run(&mut nextest)
+    run(&mut nextest)?;
+    // Who names tests wants those alone.
+    if full && filter.is_empty() {
+        kernels::matrix(None)?;
+    }
+    Ok(())
 }
 
 /// `cargo xtask lab [name] [--keep]`
@@ -78,7 +85,8 @@ fn program(name: &str) -> Command {
     command
 }
 
-fn nextest() -> Command {
+/// cargo-nextest, wherever setup found or built it.
+pub(crate) fn nextest() -> Command {
     let mut command = cargo();
     command.arg("nextest").env("TURNPIKE_BIN_DIR", paths::bin());
     if output(cargo().args(["nextest", "--version"])).is_none() {

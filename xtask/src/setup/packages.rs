@@ -51,6 +51,14 @@ pub(super) const LAB: &[Package] = &[
     ("procps", "process lists"),
 ];
 
+/// For the guests of `cargo xtask lab kernels`; no other command asks for them.
+pub(super) const KERNELS: &[Package] = &[
+    (QEMU, "runs other kernels, without KVM"),
+    ("busybox-static", "the guests' first program"),
+    ("xz-utils", "unpacks the kernels' modules"),
+];
+const QEMU: &str = "qemu-system-x86";
+
 /// Installs what is missing. Daemons that come along are neither started nor enabled.
 pub(super) fn install(wanted: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = wanted.iter().filter(|(name, _)| !installed(name)).collect();
@@ -70,9 +78,20 @@ pub(super) fn install(wanted: &[Package]) -> Result<()> {
     run::run(apt_get().args(["update", "-qq"]))?;
     let mut apt = apt_get();
     apt.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq", "--no-install-recommends"]);
-    run::run(apt.args(missing.iter().map(|(name, _)| name)))?;
+    run::run(apt.args(missing.iter().map(|(name, _)| from_backports(name))))?;
     drop(guard);
     disable(&enabled_units() - &units_before)
+}
+
+/// The emulator comes from the release's backports where apt knows them: beside other packages from there, the release's
+/// own would have to remove those.
+fn from_backports(name: &str) -> String {
+    let known = (name == QEMU).then(|| output(Command::new("apt-cache").args(["madison", name]))).flatten();
+    let suites = known.iter().flat_map(|text| text.split_whitespace());
+    match suites.filter_map(|word| word.split('/').next()).find(|suite| suite.ends_with("-backports")) {
+        Some(suite) => format!("{name}/{suite}"),
+        None => name.to_owned(),
+    }
 }
 
 /// Patient with a mirror that hiccups, and with another apt that is at work.
