@@ -14,6 +14,7 @@ mod lb;
 mod message;
 mod spool;
 mod status;
+mod trace;
 
 pub use bandwidth::{
     BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReply, BwReport, BwRequest, BwSource, BwTrial,
@@ -35,6 +36,7 @@ pub use status::{
     BgpStatus, BlockStatus, GatewayStatus, Health, PodStatus, PoolStatus, ProblemStatus, SourceStatus,
     StatusReport,
 };
+pub use trace::{PlannedRoute, TraceHop, TraceReport, TraceRequest, TraceWay};
 
 /// Where the agent listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/turnpike/agent.sock";

@@ -9,6 +9,7 @@ use crate::bandwidth::{BwReply, BwRequest};
 use crate::ipam::{IpamReply, IpamRequest};
 use crate::lb::{ConntrackReport, LbReport, ToaCheckRequest, ToaReport};
 use crate::status::StatusReport;
+use crate::trace::{PlannedRoute, TraceReport, TraceRequest};
 
 /// Version of the protocol. A receiver refuses another one by name.
 pub const FORMAT: u32 = 1;
@@ -108,6 +109,10 @@ pub enum Request {
     ToaCheck(ToaCheckRequest),
     /// The connection tracking table.
     Conntrack,
+    /// One packet's way through the node.
+    Trace(TraceRequest),
+    /// Blocks and their nodes, for routers without BGP.
+    Routes,
 }
 
 /// A pod interface, as the runtime names it.
@@ -243,6 +248,13 @@ pub enum Reply {
     Toa(Box<ToaReport>),
     /// The connection tracking table.
     Conntrack(Box<ConntrackReport>),
+    /// A packet's way.
+    Trace(Box<TraceReport>),
+    /// To [`Request::Routes`], in order.
+    Routes {
+        /// All blocks.
+        routes: Vec<PlannedRoute>,
+    },
     /// It could not be done.
     Error(ErrorReply),
 }

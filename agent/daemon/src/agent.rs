@@ -21,6 +21,7 @@ use crate::gateways::Gateways;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::plane::{Owner, Plane};
+use crate::progress::{Loop, Progress};
 use crate::source::SourceState;
 use crate::store::{Loaded, PodRecord, Store};
 
@@ -43,6 +44,7 @@ pub(crate) struct Agent {
     pub(crate) bandwidth: Monitor,
     pub(crate) events: Events,
     pub(crate) drain: DrainBook,
+    pub(crate) progress: Progress,
     books: Mutex<Books>,
     health: Mutex<Health>,
     plane: OnceLock<Plane>,
@@ -110,6 +112,7 @@ impl Agent {
             metrics: Metrics::default(),
             bandwidth: Monitor::default(),
             events: Events::default(),
+            progress: Progress::default(),
             drain: DrainBook::open(state.join("drain.json"), &present),
             books: Mutex::new(books),
             health: Mutex::new(health),
@@ -208,6 +211,7 @@ impl Agent {
             Some(Err(error)) => tracing::debug!(%error, "the gateways cannot be looked at"),
             None => {}
         }
+        self.progress.turned(Loop::Gateways);
     }
 
     /// Can ADD work? Never false for what passes by itself: an exhausted pool, a stale source, a peer that is down.
@@ -331,6 +335,7 @@ impl Owner for Agent {
         }
         health.set_problems(all, now);
         health.last_apply = Some(took);
+        self.progress.turned(Loop::Dataplane);
         tracing::debug!(?took, "applied");
     }
 }

@@ -93,6 +93,7 @@ pub(crate) async fn sample(agent: Arc<Agent>) {
 fn read(agent: &Agent) -> Result<(), String> {
     let plane = agent.plane().map_err(|error| error.to_string())?;
     let sample = plane.call(turnpike_dataplane::Dataplane::usage).map_err(|error| error.to_string())?;
+    agent.progress.turned(crate::progress::Loop::Bandwidth);
     agent.bandwidth.record(clock::now(), sample.map_err(|error| error.to_string())?);
     Ok(())
 }

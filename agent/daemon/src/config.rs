@@ -57,6 +57,8 @@ pub(crate) struct Paths {
 pub(crate) struct Listen {
     /// Metrics and health over HTTP.
     pub(crate) metrics: SocketAddr,
+    /// Health and readiness, and nothing else, where pods reach it; off unless given.
+    pub(crate) pods: Option<SocketAddr>,
 }
 
 /// How addresses are handed out.
@@ -110,7 +112,7 @@ impl Default for Paths {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { metrics: SocketAddr::from(([127, 0, 0, 1], 9471)) }
+        Self { metrics: SocketAddr::from(([127, 0, 0, 1], 9471)), pods: None }
     }
 }
 

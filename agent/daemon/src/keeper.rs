@@ -35,6 +35,7 @@ pub(crate) fn round(agent: &Agent) {
     beat(agent);
     drain_spool(agent);
     observe(agent);
+    agent.progress.turned(crate::progress::Loop::Keeper);
     if agent.health().store_failing_since.is_some() {
         agent.note_store(agent.store.probe().err().map(|error| error.to_string()));
     }

@@ -12,7 +12,13 @@ use crate::agent::Agent;
 use crate::plane::{Owner as _, PlaneGone};
 
 pub(crate) use conntrack::report as conntrack;
-pub(crate) use toa::check as toa_check;
+pub(crate) use toa::{check as toa_check, find as find_pod};
+
+/// A way of load-balancer traffic by its name, in words.
+pub(crate) fn way_words(name: Option<&str>) -> &'static str {
+    let found = LbPath::ALL.into_iter().find(|(_, known)| Some(*known) == name);
+    found.map_or("it does not match", |(path, _)| words::path(path))
+}
 
 /// Load-balancer traffic by source, direction and reason.
 pub(crate) fn flows(agent: &Agent) -> Result<LbReport, ErrorReply> {

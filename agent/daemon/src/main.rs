@@ -21,10 +21,13 @@ mod lb;
 mod locks;
 mod metrics;
 mod plane;
+mod privileges;
+mod progress;
 mod server;
 mod source;
 mod status;
 mod store;
+mod trace;
 mod uninstall;
 mod verbs;
 
@@ -121,6 +124,7 @@ fn validate(config: &Config) -> anyhow::Result<()> {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
+    privileges::drop_others()?;
     let agent = Arc::new(Agent::open(config)?);
     tracing::info!(node = agent.books().node().name, version = env!("CARGO_PKG_VERSION"), "starting");
     source::load_at_start(&agent);
@@ -158,6 +162,17 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
     tasks.spawn(server::serve(Arc::clone(&agent), listener));
     if agent.config.bgpd.enabled {
         tasks.spawn(bgp::hand_over(Arc::clone(&agent)));
+    }
+    if let Some(address) = agent.config.listen.pods {
+        let http = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen at {address} for pods"))?;
+        let router = metrics::router_for_pods(Arc::clone(&agent));
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(http, router).await {
+                tracing::error!(%error, "HTTP for pods ended");
+            }
+        });
     }
     let router = metrics::router(Arc::clone(&agent));
     tasks.spawn(async move {

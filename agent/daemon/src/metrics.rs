@@ -1,6 +1,7 @@
 //! Metrics and health over HTTP.
 
 mod datapath;
+mod host;
 
 use std::fmt;
 use std::sync::Arc;
@@ -102,7 +103,11 @@ impl Collector for Present {
             (labels, u64::from(gateway.state == "answers"))
         });
         let gateways: Values = gateways.collect();
-        let gauges: [(&str, &str, Values); 10] = [
+        let rounds = self.0.progress.ages();
+        let rounds: Values =
+            rounds.into_iter().map(|(name, age)| (vec![("loop", name.to_owned())], age.as_secs())).collect();
+        let gauges: [(&str, &str, Values); 11] = [
+            ("turnpike_loop_age_seconds", "Since the latest round of each of the agent's loops", rounds),
             ("turnpike_gateway_answers", "A gateway answers ARP or ND", gateways),
             ("turnpike_pods", "Pod interfaces in the books", vec![(Vec::new(), report.pods.len() as u64)]),
             ("turnpike_ipam_addresses", "This node's addresses by pool and state", pools),
@@ -168,13 +173,38 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
     registry.register_collector(Box::new(Present(Arc::clone(&agent))));
     registry.register_collector(Box::new(crate::bandwidth::Metrics(Arc::clone(&agent))));
     registry.register_collector(Box::new(datapath::Datapath(Arc::clone(&agent))));
+    registry.register_collector(Box::new(host::Host(Arc::clone(&agent))));
     let state = Http { agent, registry: Arc::new(registry) };
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/readyz/network", get(readyz_network))
         .with_state(state)
+}
+
+/// `/healthz` and `/readyz` alone.
+pub(crate) fn router_for_pods(agent: Arc<Agent>) -> Router {
+    let state = Http { agent, registry: Arc::new(Registry::default()) };
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz_short))
+        .route("/readyz/network", get(readyz_network))
+        .with_state(state)
+}
+
+/// Fails when one of the agent's loops stands still, and for nothing else: whoever asks restarts the agent.
+async fn healthz(State(http): State<Http>) -> impl IntoResponse {
+    let (alive, text) = http.agent.progress.report();
+    (if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+}
+
+/// As [`readyz`], without the node's problems: they are not for tenants.
+async fn readyz_short(State(http): State<Http>) -> impl IntoResponse {
+    match http.agent.ready() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.message)),
+    }
 }
 
 async fn metrics(State(http): State<Http>) -> impl IntoResponse {

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use turnpike_agent_api::{ErrorReply, FrameError, Receiver, Reply, Request, code, write_frame};
 
 use crate::agent::Agent;
+use crate::audit::{self, Caller};
 use crate::events;
 use crate::verbs;
 
@@ -69,7 +70,10 @@ fn talk(agent: &Agent, stream: UnixStream) -> Result<(), FrameError> {
         Ok((Request::Events { since, watch }, _)) => {
             return Ok(events::stream(agent, &stream, since, watch)?);
         }
-        Ok((request, files)) => verbs::answer(agent, request, files.into_iter().next()),
+        Ok((request, files)) => {
+            let caller = Caller { uid: peer.uid(), pid: peer.pid().unwrap_or_default() };
+            audit::on_behalf(caller, || verbs::answer(agent, request, files.into_iter().next()))
+        }
         Err(error @ FrameError::Format(_)) => {
             Reply::Error(ErrorReply::new(code::PROTOCOL, error.to_string()))
         }

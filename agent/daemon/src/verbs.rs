@@ -38,6 +38,10 @@ pub(crate) fn answer(agent: &Agent, request: Request, netns: Option<OwnedFd>) ->
         Request::ToaCheck(request) => {
             crate::lb::toa_check(agent, &request).map(|report| Reply::Toa(Box::new(report)))
         }
+        Request::Trace(request) => {
+            crate::trace::trace(agent, &request).map(|report| Reply::Trace(Box::new(report)))
+        }
+        Request::Routes => Ok(Reply::Routes { routes: crate::trace::routes(agent) }),
         Request::Conntrack => Ok(Reply::Conntrack(Box::new(crate::lb::conntrack(agent)))),
     };
     agent.metrics.request(verb, result.is_ok(), started.elapsed());
@@ -73,6 +77,8 @@ fn describe(request: &Request) -> (&'static str, String) {
         Request::Ipam(request) => ("ipam", crate::ipam::describe(request)),
         Request::LbFlows => ("lb flows", String::new()),
         Request::ToaCheck(request) => ("toa check", request.pod.clone()),
+        Request::Trace(request) => ("trace", request.pod.clone()),
+        Request::Routes => ("routes", String::new()),
         Request::Conntrack => ("conntrack", String::new()),
     }
 }

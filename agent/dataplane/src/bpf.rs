@@ -7,6 +7,7 @@
 mod entries;
 mod mount;
 mod seen;
+mod trial;
 
 pub use seen::{HooksInForce, LbTraffic, ToaConnection, ToaOfPod};
 

@@ -33,10 +33,14 @@ pub use config::DataplaneConfig;
 pub use conntrack::{ConntrackByAddress, ConntrackUsage};
 pub use error::DataplaneError;
 pub use gateways::{Gateway, Reach};
-pub use plane::{ClassUsage, Dataplane, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
+pub use plane::{
+    ClassUsage, Dataplane, HOST_CLASS, PodUsage, QueueUsage, TracePacket, TraceRoute, TraceTransport,
+    TraceVerdict, UplinkUsage, UsageSample,
+};
 pub use report::{
     AttachReport, Finding, LimitsInForce, MtuDecision, MtuRule, NodeFacts, Problem, Severity, Uplink,
 };
+
 /// Counters and records of the eBPF programs, as they are in the kernel.
 pub use turnpike_ebpf_loader::abi::{LbPath, LbStats, Tally, ToaEvent, ToaFormat, ToaOutcome, ToaTally};
 pub use watch::Watch;

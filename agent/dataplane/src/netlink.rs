@@ -50,7 +50,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    fn from_errno(errno: i32, text: Option<String>) -> Self {
+    pub(crate) fn from_errno(errno: i32, text: Option<String>) -> Self {
         Self { source: io::Error::from_raw_os_error(errno), text }
     }
 

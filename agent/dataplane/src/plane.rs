@@ -3,9 +3,11 @@
 mod apply;
 mod attach;
 mod check;
+mod trace;
 mod tree;
 mod usage;
 
+pub use trace::{TracePacket, TraceRoute, TraceTransport, TraceVerdict};
 pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
 
 use std::net::IpAddr;

@@ -25,6 +25,7 @@ mod probe;
 mod programs;
 mod sys;
 mod table;
+mod trial;
 
 pub use attach::{AttachMode, Attachment, Hook, TOA_PROGRAMS};
 pub use error::Error;
@@ -35,4 +36,5 @@ pub use pins::remove_all;
 pub use probe::{Feature, probe};
 pub use programs::{OpenOptions, Programs};
 pub use table::{Changes, Table};
+pub use trial::Verdict;
 pub use turnpike_ebpf_abi as abi;

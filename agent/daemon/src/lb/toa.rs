@@ -149,7 +149,7 @@ fn findings(report: &mut ToaReport) {
 }
 
 /// The pod that a person means.
-fn find(agent: &Agent, text: &str) -> Result<PodEntry, ErrorReply> {
+pub(crate) fn find(agent: &Agent, text: &str) -> Result<PodEntry, ErrorReply> {
     let books = agent.books();
     let matches: Vec<&PodEntry> = books.pods().values().filter(|entry| is_meant(entry, text)).collect();
     match matches.as_slice() {

@@ -14,7 +14,7 @@ use crate::agent::Agent;
 use crate::lb;
 
 /// Values with their labels.
-type Values = Vec<(Vec<(&'static str, String)>, u64)>;
+pub(super) type Values = Vec<(Vec<(&'static str, String)>, u64)>;
 
 /// Reads the eBPF maps and the kernel's table for each scrape.
 #[derive(Debug)]
@@ -87,7 +87,12 @@ fn traffic(report: &LbReport) -> (Values, Values) {
     (packets, bytes)
 }
 
-fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, values: &Values) -> fmt::Result {
+pub(super) fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: &Values,
+) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, value) in values {
         ConstCounter::new(*value).encode(metric.encode_family(labels)?)?;
@@ -95,7 +100,12 @@ fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, values: 
     Ok(())
 }
 
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, values: &Values) -> fmt::Result {
+pub(super) fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: &Values,
+) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in values {
         let value = ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
