@@ -2,6 +2,7 @@
 
 mod agent;
 mod bgp;
+mod bundle;
 mod bw;
 mod conntrack;
 mod doctor;
@@ -10,9 +11,11 @@ mod lb;
 mod node;
 mod pods;
 mod pool;
+mod routes;
 mod status;
 mod table;
 mod toa;
+mod trace;
 mod why;
 
 use std::path::PathBuf;
@@ -86,6 +89,13 @@ enum Command {
     Toa(toa::ToaCommand),
     /// The connection tracking table: how full, who fills it, what it refused.
     Conntrack,
+    /// What would become of a packet between a pod and an address: station by station, with what decides.
+    Trace(trace::TraceArgs),
+    /// Static routes for routers that speak no BGP.
+    #[command(subcommand)]
+    Routes(routes::RoutesCommand),
+    /// Collect this node's state and configuration in one file, secrets removed.
+    SupportBundle(bundle::BundleArgs),
     /// Ask turnpike-bgpd: peers, paths, decisions.
     #[command(subcommand)]
     Bgp(bgp::BgpCommand),
@@ -105,6 +115,9 @@ fn main() -> ExitCode {
         Command::Lb(command) => lb::run(&cli.global, command),
         Command::Toa(command) => toa::run(&cli.global, command),
         Command::Conntrack => conntrack::run(&cli.global),
+        Command::Trace(args) => trace::run(&cli.global, args),
+        Command::Routes(command) => routes::run(&cli.global, command),
+        Command::SupportBundle(args) => bundle::run(&cli.global, args),
         Command::Bgp(command) => bgp::run(&cli.global, command),
     };
     match result {

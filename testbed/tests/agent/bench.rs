@@ -53,6 +53,11 @@ pub(crate) struct Bench {
 impl Bench {
     /// A node with a running agent, whose released addresses rest for no time.
     pub(crate) fn start(lab: &Lab) -> Result<Self> {
+        Self::start_with(lab, "")
+    }
+
+    /// The same with more of agent.toml.
+    pub(crate) fn start_with(lab: &Lab, more: &str) -> Result<Self> {
         let (node, outside) = (lab.node("n1")?, lab.node("outside")?);
         lab.link(&node, "eth0", &outside, "eth0")?;
         node.addr("eth0", "10.1.1.11/24")?;
@@ -60,7 +65,7 @@ impl Bench {
         node.route("default via 10.1.1.1")?;
         node.write_file(
             CONFIG,
-            "[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n[bgpd]\nenabled = false\n",
+            format!("[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n[bgpd]\nenabled = false\n{more}"),
         )?;
         node.write_file(format!("{RESOURCES}/pools.yaml"), POOLS)?;
         let agent = launch(&node)?;

@@ -11,5 +11,6 @@ mod bench;
 mod books;
 mod chaos;
 mod churn;
+mod diagnosis;
 mod fixed;
 mod verbs;

@@ -1,5 +1,7 @@
 //! The checks: each a function of the facts. Pure.
 
+mod machine;
+
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -36,10 +38,12 @@ type Judge = fn(&Facts) -> Outcome;
 
 /// All checks in the order in which a person mends things.
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
-    let checks: [(&'static str, Judge); 17] = [
+    let checks: [(&'static str, Judge); 21] = [
         ("agent", agent),
         ("resources", resources),
         ("kernel", kernel),
+        ("kernel features", machine::features),
+        ("clock", machine::clock),
         ("bpffs", bpffs),
         ("cgroup v2", cgroup2),
         ("forwarding", forwarding),
@@ -53,6 +57,8 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         ("FORWARD policy", forward_policy),
         ("route protocol", route_protocol),
         ("next hops", next_hops),
+        ("softnet", machine::softnet),
+        ("receive queues", machine::receive_queues),
         ("CNI conflist", conflist),
     ];
     checks

@@ -21,6 +21,38 @@ pub(super) struct Facts {
     /// BGP peers that are not established: name, address, last error.
     pub(super) peers_down: Vec<(String, IpAddr, String)>,
     pub(super) route_protocol: u8,
+    pub(super) clock: Clock,
+    /// One for each CPU.
+    pub(super) softnet: Vec<Softnet>,
+    /// One for each interface.
+    pub(super) queues: Vec<Queues>,
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Clock {
+    /// Seconds since 1970.
+    pub(super) unix_s: u64,
+    /// As systemd says; `None` where there is none.
+    pub(super) synchronised: Option<bool>,
+}
+
+/// A CPU's line of /proc/net/softnet_stat.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Softnet {
+    pub(super) processed: u64,
+    pub(super) dropped: u64,
+}
+
+/// How an interface receives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Queues {
+    pub(super) link: String,
+    /// There is a device behind it.
+    pub(super) hardware: bool,
+    pub(super) receive: usize,
+    /// RPS or RFS spreads what it receives.
+    pub(super) steered: bool,
 }
 
 /// An interface.
@@ -96,4 +128,6 @@ pub(super) struct AgentFacts {
     pub(super) not_ready: Option<String>,
     /// Mistakes in its resources.
     pub(super) source_errors: Vec<String>,
+    /// What its eBPF programs lack on this kernel.
+    pub(super) missing_features: Vec<String>,
 }

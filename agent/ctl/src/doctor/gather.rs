@@ -1,5 +1,7 @@
 //! Reads the facts. Everything is optional: what cannot be read is left empty, and its check says so.
 
+mod machine;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
@@ -36,6 +38,9 @@ pub(super) fn gather(global: &Global, args: &DoctorArgs) -> Facts {
         agent_error,
         peers_down: peers_down(global),
         route_protocol: args.route_protocol,
+        clock: machine::clock(),
+        softnet: machine::softnet(),
+        queues: machine::queues(),
     }
 }
 
@@ -209,6 +214,12 @@ fn agent_facts(report: turnpike_agent_api::StatusReport) -> AgentFacts {
             Health::Ready => None,
             Health::NotReady(reason) => Some(reason),
         },
+        missing_features: report
+            .problems
+            .iter()
+            .filter(|problem| problem.subject == "ebpf")
+            .map(|problem| problem.message.clone())
+            .collect(),
         source_errors: report.source.errors,
     }
 }

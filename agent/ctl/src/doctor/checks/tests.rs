@@ -1,4 +1,4 @@
-use super::super::facts::{AgentFacts, Cni, DroppingChain, Kernel, Managers};
+use super::super::facts::{AgentFacts, Clock, Cni, DroppingChain, Kernel, Managers, Queues, Softnet};
 use super::*;
 
 fn ip(text: &str) -> IpAddr {
@@ -50,6 +50,8 @@ fn healthy() -> Facts {
             ..AgentFacts::default()
         }),
         route_protocol: 201,
+        clock: Clock { unix_s: 1_800_000_000, synchronised: Some(true) },
+        softnet: vec![Softnet { processed: 1_000_000, dropped: 1 }; 2],
         ..Facts::default()
     }
 }
@@ -188,4 +190,27 @@ fn without_an_agent_the_rest_is_still_looked_at() {
     let checks = all(&facts);
     assert_eq!(checks[0].verdict, Verdict::Bad);
     assert!(checks.iter().filter(|check| check.verdict == Verdict::Good).count() > 10);
+}
+
+#[test]
+fn what_is_wrong_with_the_machine_itself_is_found() {
+    let unset = with(|facts| facts.clock.synchronised = Some(false));
+    assert_eq!(named(unset, &["timedatectl"]), ("clock", Verdict::Warn));
+    let behind = with(|facts| facts.clock.unix_s = 1_000_000_000);
+    assert_eq!(named(behind, &["years behind"]), ("clock", Verdict::Bad));
+    let missing = "this kernel has no TCX";
+    let old =
+        with(|facts| facts.agent.iter_mut().for_each(|agent| agent.missing_features.push(missing.into())));
+    assert_eq!(named(old, &[missing, "newer kernel"]), ("kernel features", Verdict::Warn));
+    let losing = with(|facts| facts.softnet[1].dropped = 5_000);
+    assert_eq!(named(losing, &["most on CPU 1", "netdev_max_backlog"]), ("softnet", Verdict::Warn));
+    let card = |steered, hardware| Queues { link: "eth0".into(), hardware, receive: 1, steered };
+    let narrow = with(|facts| facts.queues.push(card(false, true)));
+    assert_eq!(named(narrow, &["eth0", "rps_cpus", "ethtool -L"]), ("receive queues", Verdict::Warn));
+    let mut well = healthy();
+    well.queues.extend([card(true, true), card(false, false)]);
+    assert!(
+        all(&well).iter().all(|check| check.verdict == Verdict::Good),
+        "steered, and a link without a card"
+    );
 }
