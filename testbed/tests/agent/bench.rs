@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -95,6 +95,18 @@ impl Bench {
 
     pub(crate) fn restart(&self) -> Result<()> {
         *self.agent.lock().expect("nobody panicked with it") = launch(&self.node)?;
+        self.wait_ready()
+    }
+
+    /// Ends the agent as an upgrade does, and starts another build of it.
+    pub(crate) fn replace(&self, program: &Path) -> Result<()> {
+        {
+            let mut agent = self.agent.lock().expect("nobody panicked with it");
+            agent.stop()?;
+            let mut command = self.node.command(program)?;
+            command.args(["--config", CONFIG]);
+            *agent = self.node.spawn("turnpike-agent", command)?;
+        }
         self.wait_ready()
     }
 

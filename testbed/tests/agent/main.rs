@@ -13,4 +13,5 @@ mod chaos;
 mod churn;
 mod diagnosis;
 mod fixed;
+mod upgrade;
 mod verbs;
