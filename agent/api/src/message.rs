@@ -151,6 +151,9 @@ pub struct AddRequest {
     /// runtimeConfig's ips: addresses that the runtime asks for, with or without a prefix length.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
+    /// runtimeConfig's mac: the address of the pod's interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 /// A port of the node that shall lead to the pod, in the runtime's words.

@@ -45,6 +45,8 @@ pub struct LocalPod {
     pub host_ports: Vec<HostPort>,
     /// It wants no client addresses from load balancers.
     pub toa_off: bool,
+    /// MAC address that the runtime asked for.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Everything that a node has to bring about.
@@ -125,6 +127,7 @@ impl LocalPod {
             class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref())),
             host_ports: self.host_ports.clone(),
             toa_off: self.toa_off,
+            mac: self.mac,
         }
     }
 

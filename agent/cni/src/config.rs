@@ -24,6 +24,7 @@ pub(crate) struct NetConf {
     runtime_config: Option<RuntimeConfig>,
     pub(crate) prev_result: Option<Value>,
     pub(crate) dns: Option<Value>,
+    mac: Option<String>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<ValidAttachment>>,
 }
@@ -40,6 +41,21 @@ pub(crate) struct RuntimeConfig {
     port_mappings: Option<Vec<RuntimePort>>,
     #[serde(default, alias = "Ips", alias = "IPs")]
     ips: Option<Vec<String>>,
+    #[serde(default, alias = "Mac", alias = "MAC")]
+    mac: Option<String>,
+    #[serde(default, alias = "DNS", alias = "Dns")]
+    dns: Option<RuntimeDns>,
+}
+
+/// The runtime's names for what a result calls nameservers, search and options.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct RuntimeDns {
+    #[serde(default, alias = "Servers")]
+    servers: Option<Vec<String>>,
+    #[serde(default, alias = "Searches")]
+    searches: Option<Vec<String>>,
+    #[serde(default, alias = "Options")]
+    options: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -154,6 +170,23 @@ impl NetConf {
         self.runtime_config.as_ref().and_then(|config| config.ips.clone()).unwrap_or_default()
     }
 
+    /// The MAC address asked for: by the runtime, else by the network configuration.
+    pub(crate) fn mac(&self) -> Option<String> {
+        self.runtime_config.as_ref().and_then(|config| config.mac.clone()).or_else(|| self.mac.clone())
+    }
+
+    /// The runtime's resolver, in the words of a result; `None` where it says nothing of one.
+    pub(crate) fn runtime_dns(&self) -> Option<Value> {
+        let dns = self.runtime_config.as_ref()?.dns.as_ref()?;
+        let parts = [("nameservers", &dns.servers), ("search", &dns.searches), ("options", &dns.options)];
+        let given = parts.into_iter().filter_map(|(name, list)| {
+            let list = list.as_ref().filter(|list| !list.is_empty())?;
+            Some((name.to_owned(), Value::from(list.clone())))
+        });
+        let fields: serde_json::Map<String, Value> = given.collect();
+        (!fields.is_empty()).then_some(Value::Object(fields))
+    }
+
     /// GC's list. `None` when the runtime sent none (or null), which never means "nothing is valid".
     pub(crate) fn valid_attachments(&self) -> Option<Vec<Attachment>> {
         let given = self.valid_attachments.as_ref()?;
@@ -184,6 +217,19 @@ mod tests {
             assert_eq!((bandwidth.ingress_rate, bandwidth.egress_rate), (10_000_000, 20_000_000));
             assert_eq!(parse(text).port_mappings()[0].host_port, 8080);
         }
+    }
+
+    #[test]
+    fn mac_and_dns_come_from_the_runtime_first_and_aliases_do_no_harm() {
+        let config = parse(
+            r#"{"mac":"02:00:00:00:00:01","runtimeConfig":{"mac":"02:00:00:00:00:02","aliases":["db"],
+               "dns":{"Servers":["10.96.0.10"],"Searches":["svc.local"],"Options":null}}}"#,
+        );
+        assert_eq!(config.mac().as_deref(), Some("02:00:00:00:00:02"));
+        let dns = config.runtime_dns().unwrap();
+        assert_eq!(dns, serde_json::json!({"nameservers": ["10.96.0.10"], "search": ["svc.local"]}));
+        assert_eq!(parse(r#"{"mac":"02:00:00:00:00:01"}"#).mac().as_deref(), Some("02:00:00:00:00:01"));
+        assert_eq!(parse(r#"{"runtimeConfig":{"dns":{"servers":[]}}}"#).runtime_dns(), None);
     }
 
     #[test]

@@ -40,7 +40,9 @@ pub(crate) fn build(
     for gateway in &reply.gateways {
         routes.extend(gateway_routes(version, *gateway));
     }
-    let dns = previous.and_then(|result| result.get("dns")).or(config.dns.as_ref());
+    let asked = config.runtime_dns();
+    let own = asked.as_ref().or(config.dns.as_ref());
+    let dns = previous.and_then(|result| result.get("dns")).filter(|dns| **dns != json!({})).or(own);
     json!({
         "cniVersion": version.as_str(),
         "interfaces": interfaces,

@@ -79,6 +79,7 @@ fn add(environment: &Environment, config: &NetConf, version: CniVersion) -> Resu
         cgroup_path: config.cgroup_path(),
         port_mappings: config.port_mappings(),
         ips: config.ips(),
+        mac: config.mac(),
     }));
     match ask_patiently(&config.socket(), &request, &netns)? {
         Reply::Added(reply) => Ok(result::build(version, config, &attachment.ifname, path, &reply)),

@@ -367,6 +367,7 @@ fn local_pod(record: &PodRecord) -> LocalPod {
         asked: record.asked.clone(),
         host_ports: record.host_ports.clone(),
         toa_off: record.toa_off,
+        mac: record.mac,
     }
 }
 
@@ -415,6 +416,7 @@ pub(crate) fn salvage(corrupt: &Corrupt, present: &Stamp, mtu: u32) -> Option<Po
         asked: turnpike_calc::AskedLimits::default(),
         host_ports: Vec::new(),
         toa_off: false,
+        mac: None,
         netns_path: String::new(),
         netns: crate::store::NetnsId { dev: 0, ino: 0 },
         created: present.clone(),

@@ -212,9 +212,16 @@ mod tests {
         assert_eq!(conflist["cniVersions"], serde_json::json!(["0.4.0", "1.0.0", "1.1.0"]));
         let plugin = &conflist["plugins"][0];
         assert_eq!(plugin["type"], "turnpike-cni");
-        for capability in
-            ["bandwidth", "portMappings", "ips", "io.kubernetes.cri.pod-annotations", "cgroupPath"]
-        {
+        for capability in [
+            "bandwidth",
+            "portMappings",
+            "ips",
+            "mac",
+            "dns",
+            "aliases",
+            "io.kubernetes.cri.pod-annotations",
+            "cgroupPath",
+        ] {
             assert_eq!(plugin["capabilities"][capability], true, "{capability}");
         }
     }

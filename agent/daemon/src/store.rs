@@ -59,6 +59,9 @@ pub(crate) struct PodRecord {
     /// The pod wants no client addresses from load balancers.
     #[serde(default)]
     pub(crate) toa_off: bool,
+    /// MAC address that the runtime asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mac: Option<[u8; 6]>,
     pub(crate) netns_path: String,
     pub(crate) netns: NetnsId,
     pub(crate) created: Stamp,
@@ -267,6 +270,7 @@ pub(crate) mod tests {
             asked: AskedLimits::default(),
             host_ports: Vec::new(),
             toa_off: false,
+            mac: None,
             netns_path: "/run/netns/x".into(),
             netns: NetnsId { dev: 4, ino: 1 },
             created: Stamp::now(&BootId("b".into())),

@@ -32,7 +32,12 @@ pub(crate) fn ifb_name(host_link: &str) -> String {
     IFB_PREFIX.chars().chain(tail.chars()).take(NAME_LIMIT).collect()
 }
 
-/// The pod's MAC address: locally administered, unicast, derived from the host link's name, so that the host's
+/// The pod's MAC address: as the runtime asked, else derived.
+pub(crate) fn mac_of(endpoint: &Endpoint) -> Mac {
+    endpoint.mac.unwrap_or_else(|| pod_mac(&endpoint.host_link))
+}
+
+/// The derived MAC address: locally administered, unicast, derived from the host link's name, so that the host's
 /// neighbour entries can be put back without entering the pod.
 pub(crate) fn pod_mac(host_link: &str) -> Mac {
     let hash = fnv1a(host_link.as_bytes());
@@ -88,6 +93,9 @@ pub(crate) fn validate(endpoint: &Endpoint) -> Result<(), DataplaneError> {
     let count = |v4| endpoint.addresses.iter().filter(|address| address.is_ipv4() == v4).count();
     if endpoint.addresses.is_empty() || count(true) > 1 || count(false) > 1 {
         return bad("needs one address, or one of each family".to_owned());
+    }
+    if endpoint.mac.is_some_and(|mac| mac == [0; 6] || mac[0] & 1 != 0) {
+        return bad("its MAC address is zero, or a group's".to_owned());
     }
     let least = if count(false) > 0 { MIN_MTU_V6 } else { MIN_MTU_V4 };
     if endpoint.mtu < least || endpoint.mtu > 65535 {

@@ -39,7 +39,7 @@ impl HostTables {
 impl HostTables {
     /// Addresses of the pod without a permanent neighbour entry on its link.
     pub(crate) fn missing_neighbours(&self, endpoint: &Endpoint, link: &Link) -> Vec<IpAddr> {
-        let mac = endpoint::pod_mac(&endpoint.host_link);
+        let mac = endpoint::mac_of(endpoint);
         let missing = |address: &&IpAddr| !self.neighbours.contains(&(link.index, **address, mac));
         endpoint.addresses.iter().filter(missing).copied().collect()
     }
@@ -158,7 +158,7 @@ fn differences(endpoint: &Endpoint, link: &Link, tables: &HostTables) -> Vec<Req
     {
         requests.push(links::add_address(link.index, gateway, AddressScope::Link));
     }
-    let mac = endpoint::pod_mac(&endpoint.host_link);
+    let mac = endpoint::mac_of(endpoint);
     let missing = tables.missing_neighbours(endpoint, link);
     requests.extend(missing.into_iter().map(|address| links::set_neighbour(link.index, address, mac)));
     requests

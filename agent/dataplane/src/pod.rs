@@ -56,7 +56,7 @@ pub(crate) fn configure(
         return Err(DataplaneError::LinkGone { link: format!("{ifname} in the pod") });
     };
     sysctls(endpoint, options)?;
-    let mac = endpoint::pod_mac(&endpoint.host_link);
+    let mac = endpoint::mac_of(endpoint);
     let mut requests = Vec::new();
     if pod.mac != Some(mac) {
         requests.push(links::set_mac(pod.index, mac));
@@ -147,7 +147,7 @@ pub(crate) fn check(
     if pod.mtu != endpoint.mtu {
         find("link", format!("MTU of {ifname} is {}, wanted {}", pod.mtu, endpoint.mtu));
     }
-    let wanted_mac = endpoint::pod_mac(&endpoint.host_link);
+    let wanted_mac = endpoint::mac_of(endpoint);
     if pod.mac != Some(wanted_mac) {
         find("link", format!("MAC address of {ifname} is not {}", format_mac(wanted_mac)));
     }

@@ -54,6 +54,9 @@ pub struct Endpoint {
     /// Its servers see load balancers' addresses, not clients' (annotation `turnpike.io/toa: "off"`).
     #[serde(default)]
     pub toa_off: bool,
+    /// MAC address that the runtime asked for; derived from the host link's name unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<[u8; 6]>,
 }
 
 /// How what leaves through the uplinks is shared.

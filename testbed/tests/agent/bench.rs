@@ -205,6 +205,7 @@ impl Bench {
             cgroup_path: None,
             port_mappings: Vec::new(),
             ips: Vec::new(),
+            mac: None,
         }
     }
 

@@ -51,3 +51,39 @@ fn a_fixed_address_is_its_pods_alone() -> Result<()> {
     bench.wait_all_free()?;
     lab.finish()
 }
+
+/// Verifies: the MAC address that the runtime asks for is the pod's, in force for anti-spoofing and the host's neighbour
+/// entry, over the agent's death too, and checked; what is no pod's MAC address is refused in words and makes nothing.
+#[test]
+fn a_mac_address_asked_for_is_the_pods_and_stays_it() -> Result<()> {
+    const MAC: &str = "02:00:5e:10:00:01";
+    let lab = Lab::new("agent-mac")?;
+    let bench = Bench::start(&lab)?;
+    bench.netns("p")?;
+    for wrong in [
+        "01:00:5e:00:00:01",
+        "ff:ff:ff:ff:ff:ff",
+        "00:00:00:00:00:00",
+        "02:00:5e:10:00",
+        "eth0",
+        "02:00:5e:10:00:01:02",
+    ] {
+        let request = AddRequest { mac: Some(wrong.to_owned()), ..bench.add_request("c", "p") };
+        let error = bench.add(request)?.expect_err(wrong);
+        assert!(error.code == code::INVALID_CONFIG && error.message.contains(wrong), "{error}");
+    }
+    bench.wait_all_free()?;
+    let request = AddRequest { mac: Some(MAC.to_uppercase()), ..bench.add_request("c", "p") };
+    let reply = bench.add(request)??;
+    assert_eq!(reply.pod_mac, MAC);
+    bench.crash_and_restart()?;
+    assert!(bench.inside("p", &["ip", "link", "show", "eth0"])?.contains(MAC));
+    assert!(bench.node.text(&["ip", "neigh", "show", "dev", &reply.host_link])?.contains(MAC));
+    bench.inside("p", &["ping", "-c", "1", "-W", "5", "10.1.1.11"])?;
+    assert_eq!(bench.check("c", "p")?, Ok(()));
+    bench.inside("p", &["ip", "link", "set", "eth0", "address", "02:00:5e:10:00:99"])?;
+    let error = bench.check("c", "p")?.expect_err("somebody changed it");
+    assert!(error.details.contains(MAC) || error.message.contains(MAC), "{error} {}", error.details);
+    bench.del("c")?;
+    lab.finish()
+}

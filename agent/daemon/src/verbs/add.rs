@@ -44,7 +44,7 @@ pub(super) fn add(
         addresses: addresses(&request)?,
         pod: request.pod.clone(),
     };
-    let asked = (asked, toa_off(&request)?);
+    let asked = (asked, toa_off(&request)?, asked_mac(&request)?);
     let id = endpoint_id(&request.attachment);
     let _guard = agent.locks.lock(&id);
     del::execute_spooled(agent, &request.attachment);
@@ -87,7 +87,7 @@ fn fresh(
     id: &EndpointId,
     request: &AddRequest,
     wanted: &Wanted,
-    (asked, toa_off): (AskedLimits, bool),
+    (asked, toa_off, mac): (AskedLimits, bool, Option<[u8; 6]>),
     (identity, netns): (NetnsId, OwnedFd),
 ) -> Result<AddReply, ErrorReply> {
     let link = host_link(id);
@@ -104,6 +104,7 @@ fn fresh(
         asked,
         host_ports: Vec::new(),
         toa_off,
+        mac,
         netns_path: request.netns_path.clone(),
         netns: identity,
         created,
@@ -272,6 +273,30 @@ fn addresses(request: &AddRequest) -> Result<AskedAddresses, ErrorReply> {
     asked_addresses(&request.annotations, &request.ips).map_err(|error| {
         ErrorReply::new(code::INVALID_CONFIG, format!("the addresses asked for are unusable: {error}"))
     })
+}
+
+/// The MAC address that the runtime asks for: six bytes in hexadecimal, of one interface, not zero.
+fn asked_mac(request: &AddRequest) -> Result<Option<[u8; 6]>, ErrorReply> {
+    let Some(text) = request.mac.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    let refuse = |why: &str| {
+        Err(ErrorReply::new(code::INVALID_CONFIG, format!("the MAC address `{text}` {why}")).with_details(
+            "write it like 02:00:5e:10:00:01, or leave it out: then the pod gets one of its own",
+        ))
+    };
+    let mut mac = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2).map(|part| u8::from_str_radix(part, 16));
+        let Some(Ok(value)) = part else { return refuse("is not six bytes in hexadecimal") };
+        *byte = value;
+    }
+    match mac {
+        _ if parts.next().is_some() => refuse("is not six bytes in hexadecimal"),
+        [0, 0, 0, 0, 0, 0] => refuse("is zero"),
+        [first, ..] if first & 1 != 0 => refuse("is a group's (multicast or broadcast)"),
+        [0xee, 0xee, 0xee, 0xee, 0xee, 0xee] => refuse("is the node's own end of the link"),
+        _ => Ok(Some(mac)),
+    }
 }
 
 /// Whether the pod's author wants load balancers' addresses instead of clients'.

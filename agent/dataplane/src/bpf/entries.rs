@@ -20,7 +20,7 @@ pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry>
         ifindex: link.index,
         mtu: link.mtu,
         flags,
-        pod_mac: endpoint::pod_mac(&endpoint.host_link),
+        pod_mac: endpoint::mac_of(endpoint),
         host_mac: HOST_MAC,
     };
     endpoint.addresses.iter().map(|address| (Addr::from(*address), entry)).collect()
@@ -28,7 +28,7 @@ pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry>
 
 /// What may leave a pod.
 pub(crate) fn veth(endpoint: &Endpoint) -> Veth {
-    let mac = endpoint::pod_mac(&endpoint.host_link);
+    let mac = endpoint::mac_of(endpoint);
     let mut veth = Veth { pod_mac: mac, class: endpoint.class.unwrap_or(0), ..Veth::default() };
     if endpoint.limits.from_workload.is_some() {
         veth.flags = Veth::LIMITED;

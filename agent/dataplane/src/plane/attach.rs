@@ -98,7 +98,7 @@ impl Dataplane {
             host_name: name,
             host_mac: HOST_MAC,
             pod_name: ifname,
-            pod_mac: endpoint::pod_mac(name),
+            pod_mac: endpoint::mac_of(endpoint),
             pod_netns: netns,
             mtu: endpoint.mtu,
         };
