@@ -7,6 +7,7 @@
 
 mod attrs;
 mod decide;
+mod dests;
 mod export;
 mod flush;
 mod group;

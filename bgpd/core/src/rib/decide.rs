@@ -99,6 +99,13 @@ pub(super) struct Selection {
 
 /// Selects among the paths of a prefix.
 pub(super) fn select(paths: &[Path], shared: &Shared) -> Selection {
+    // Most prefixes have one path.
+    if let [path] = paths {
+        let eligible = path.used.is_ok()
+            && (path.from == Origination::LOCAL || shared.nexthops.metric(path.nexthop).is_some());
+        let only = eligible.then_some(0);
+        return Selection { best: only, equal: only.into_iter().collect() };
+    }
     choose(paths.iter().enumerate().filter_map(|(index, path)| candidate(index, path, shared)).collect())
 }
 

@@ -8,12 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use prefix_trie::PrefixMap;
-
+use super::dests::{DestId, Dests};
 use super::export::{ExportCache, GroupKey};
 use super::flush::Packer;
-use super::table::{Dest, FamilyRib, Origination, TablePrefix};
-use super::told::{self, Told};
+use super::table::{FamilyRib, Origination, TablePrefix};
+use super::told::{self, AdjOut, Told};
 use super::{RibOutput, Shared};
 use crate::config::SendPaths;
 use crate::query::PeerId;
@@ -25,29 +24,29 @@ pub(super) const PIECE: usize = 8192;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct GroupId(u32);
 
-/// A place in a walk in prefix order.
+/// A place in a walk over the destinations, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Cursor<P> {
+pub(super) enum Cursor {
     Start,
-    After(P),
+    After(DestId),
     Done,
 }
 
-impl<P: TablePrefix> Cursor<P> {
-    /// The walk has been past the prefix.
-    pub(super) fn has_passed(self, prefix: P) -> bool {
+impl Cursor {
+    /// The walk has been past the destination.
+    pub(super) fn has_passed(self, id: DestId) -> bool {
         match self {
             Cursor::Start => false,
-            Cursor::After(last) => prefix <= last,
+            Cursor::After(last) => id <= last,
             Cursor::Done => true,
         }
     }
 
-    /// Entries of a map from here on, in order.
-    pub(super) fn rest<T>(self, map: &PrefixMap<P, T>) -> Option<prefix_trie::map::Iter<'_, P, T>> {
+    /// The row from which it goes on.
+    const fn row(self) -> Option<usize> {
         match self {
-            Cursor::Start => Some(map.iter()),
-            Cursor::After(last) => Some(map.iter_from(&last, false)),
+            Cursor::Start => Some(0),
+            Cursor::After(last) => Some(last.row() + 1),
             Cursor::Done => None,
         }
     }
@@ -56,7 +55,7 @@ impl<P: TablePrefix> Cursor<P> {
 /// A peer in a group.
 #[derive(Debug)]
 pub(super) struct Member<P> {
-    pub(super) walk: Cursor<P>,
+    pub(super) walk: Cursor,
     /// Slots behind the walk that are not yet told.
     pub(super) pending: BTreeSet<(P, u32)>,
     /// The walk is not the first: what is ahead of it has been told before.
@@ -86,8 +85,8 @@ impl<P: TablePrefix> Member<P> {
     }
 
     /// Notes a change for a member that cannot be told at once.
-    fn note(&mut self, prefix: P, path_id: u32, withdrawn: bool) {
-        if self.walk.has_passed(prefix) || withdrawn && self.again {
+    fn note(&mut self, id: DestId, prefix: P, path_id: u32, withdrawn: bool) {
+        if self.walk.has_passed(id) || withdrawn && self.again {
             self.pending.insert((prefix, path_id));
         }
     }
@@ -98,15 +97,15 @@ impl<P: TablePrefix> Member<P> {
 pub(super) struct Group<P: TablePrefix> {
     pub(super) key: GroupKey,
     /// The Adj-RIB-Out.
-    pub(super) out: PrefixMap<P, Told>,
+    pub(super) out: AdjOut,
     /// How many paths stand in it.
     slots: usize,
     /// How many of them came from each source.
     by_source: HashMap<Origination, usize>,
     pub(super) members: BTreeMap<PeerId, Member<P>>,
     /// The walk over the Loc-RIB that fills `out` for the first time.
-    build: Cursor<P>,
-    dirty: Vec<P>,
+    build: Cursor,
+    dirty: Vec<DestId>,
     /// `dirty` is in order and without repetitions: sorting it for each piece would be quadratic.
     sorted: bool,
 }
@@ -127,7 +126,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         let mut group = Group {
             key,
-            out: PrefixMap::default(),
+            out: AdjOut::default(),
             slots: 0,
             by_source: HashMap::new(),
             members: BTreeMap::new(),
@@ -142,10 +141,22 @@ impl<P: TablePrefix> FamilyRib<P> {
 
     /// A peer's session is over.
     pub(super) fn leave(&mut self, _: &mut Shared, peer: PeerId) {
-        self.groups.retain(|_, group| {
+        for group in self.groups.values_mut() {
             group.members.remove(&peer);
-            !group.members.is_empty()
-        });
+        }
+        self.drop_empty_groups();
+    }
+
+    /// Nobody is left to be told: what only they needed to know is let go.
+    fn drop_empty_groups(&mut self) {
+        for (_, group) in self.groups.extract_if(.., |_, group| group.members.is_empty()) {
+            for (id, _) in group.out.iter_from(0) {
+                if let Some(dest) = self.table.get_mut(id) {
+                    dest.told_by_one_less();
+                    self.table.let_go(id);
+                }
+            }
+        }
     }
 
     /// Moves a peer to the group that its configuration now calls for. What it was told before and would not be
@@ -160,13 +171,14 @@ impl<P: TablePrefix> FamilyRib<P> {
             return;
         }
         let Some(mut member) = group.members.remove(&peer) else { return };
-        let slots = |(prefix, told): (P, &Told)| {
-            told.adverts().iter().map(|advert| (prefix, advert.path_id)).collect::<Vec<_>>()
-        };
-        member.pending.extend(group.out.iter().flat_map(slots));
+        let table = &self.table;
+        for (id, told) in group.out.iter_from(0) {
+            let Some(prefix) = table.prefix(id) else { continue };
+            member.pending.extend(told.adverts().iter().map(|advert| (prefix, advert.path_id)));
+        }
         member.walk = Cursor::Start;
         member.again = true;
-        self.groups.retain(|_, group| !group.members.is_empty());
+        self.drop_empty_groups();
         self.join_as(shared, peer, member);
     }
 
@@ -198,17 +210,17 @@ impl<P: TablePrefix> FamilyRib<P> {
     /// Fills every Adj-RIB-Out, and tells nobody.
     pub(super) fn build_all(&mut self, shared: &mut Shared) {
         for group in self.groups.values_mut() {
-            while group.build_some(&self.table, shared) {}
+            while group.build_some(&mut self.table, shared) {}
         }
     }
 
     /// Tells some peers something; `false` if there was nothing to tell, or nobody with room to take it.
     pub(super) fn tell_some(&mut self, shared: &mut Shared) -> bool {
         self.groups.values_mut().any(|group| {
-            group.build_some(&self.table, shared)
-                || group.tell_changes(&self.table, shared)
-                || group.walk_some(shared)
-                || group.catch_up_some(shared)
+            group.build_some(&mut self.table, shared)
+                || group.tell_changes(&mut self.table, shared)
+                || group.walk_some(&self.table, shared)
+                || group.catch_up_some(&self.table, shared)
                 || group.finish_some(shared)
         })
     }
@@ -221,27 +233,35 @@ impl<P: TablePrefix> Group<P> {
     }
 
     /// What the group is told of a prefix may have changed.
-    pub(super) fn mark(&mut self, prefix: P) {
-        if self.build.has_passed(prefix) {
-            self.dirty.push(prefix);
+    pub(super) fn mark(&mut self, id: DestId) {
+        if self.build.has_passed(id) {
+            self.dirty.push(id);
             self.sorted = false;
         }
     }
 
-    fn build_some(&mut self, table: &PrefixMap<P, Dest>, shared: &mut Shared) -> bool {
-        let Some(rest) = self.build.rest(table) else { return false };
+    fn build_some(&mut self, table: &mut Dests<P>, shared: &mut Shared) -> bool {
+        let Some(first) = self.build.row() else { return false };
         let mut cache = ExportCache::default();
         let mut seen = 0;
         let mut last = None;
-        for (prefix, dest) in rest.take(PIECE) {
+        let mut told_of = Vec::new();
+        for (id, prefix, dest) in table.iter_from(first).take(PIECE) {
             seen += 1;
-            last = Some(prefix);
+            last = Some(id);
             if let Some(told) = Told::wanted(&self.key, prefix, dest, shared, &mut cache) {
                 for advert in told.adverts() {
                     *self.by_source.entry(advert.from).or_default() += 1;
                     self.slots += 1;
                 }
-                self.out.insert(prefix, told);
+                if matches!(self.out.replace(id, Some(&told)), Ok(None)) {
+                    told_of.push(id);
+                }
+            }
+        }
+        for id in told_of {
+            if let Some(dest) = table.get_mut(id) {
+                dest.told_by_one_more();
             }
         }
         self.build = match last {
@@ -252,7 +272,7 @@ impl<P: TablePrefix> Group<P> {
     }
 
     /// Works out what changed for the group, tells the members in step, and notes it for the others.
-    fn tell_changes(&mut self, table: &PrefixMap<P, Dest>, shared: &mut Shared) -> bool {
+    fn tell_changes(&mut self, table: &mut Dests<P>, shared: &mut Shared) -> bool {
         if self.dirty.is_empty() {
             return false;
         }
@@ -272,20 +292,30 @@ impl<P: TablePrefix> Group<P> {
             self.members.keys().filter(|peer| !audience.contains(peer)).copied().collect();
         let mut packer = Packer::new();
         let mut cache = ExportCache::default();
-        for prefix in batch {
-            let new =
-                table.get(&prefix).and_then(|dest| Told::wanted(&self.key, prefix, dest, shared, &mut cache));
-            let Ok(old) = told::replace(&mut self.out, prefix, new.as_ref()) else { continue };
+        for id in batch {
+            let Some((prefix, dest)) = table.entry(id) else { continue };
+            let new = Told::wanted(&self.key, prefix, dest, shared, &mut cache);
+            let Ok(old) = self.out.replace(id, new.as_ref()) else { continue };
+            if let Some(dest) = table.get_mut(id) {
+                match (old.is_some(), new.is_some()) {
+                    (false, true) => dest.told_by_one_more(),
+                    (true, false) => dest.told_by_one_less(),
+                    _ => {}
+                }
+            }
             for (old, new) in told::differences(old.as_ref(), new.as_ref()) {
                 self.count(old.map(|old| old.from), new.map(|new| new.from));
                 let Some(path_id) = new.or(old).map(|advert| advert.path_id) else { continue };
                 for peer in &late {
                     if let Some(member) = self.members.get_mut(peer) {
                         let from_itself = new.is_some_and(|new| new.from == (*peer).into());
-                        member.note(prefix, path_id, new.is_none() || from_itself);
+                        member.note(id, prefix, path_id, new.is_none() || from_itself);
                     }
                 }
                 packer.change(prefix, old, new);
+            }
+            if new.is_none() {
+                table.let_go(id);
             }
         }
         packer.send(&self.key, &audience, shared);
@@ -307,7 +337,7 @@ impl<P: TablePrefix> Group<P> {
     }
 
     /// Takes members that stand at the same place of the walk a piece further.
-    fn walk_some(&mut self, shared: &mut Shared) -> bool {
+    fn walk_some(&mut self, table: &Dests<P>, shared: &mut Shared) -> bool {
         let can_walk =
             |peer: &PeerId, member: &Member<P>| member.walk != Cursor::Done && shared.has_room(*peer);
         let Some(walk) =
@@ -330,9 +360,11 @@ impl<P: TablePrefix> Group<P> {
         let mut packer = Packer::new();
         let mut seen = 0;
         let mut last = None;
-        for (prefix, told) in walk.rest(&self.out).into_iter().flatten().take(PIECE) {
+        let first = walk.row().unwrap_or(usize::MAX);
+        for (id, told) in self.out.iter_from(first).take(PIECE) {
             seen += 1;
-            last = Some(prefix);
+            last = Some(id);
+            let Some(prefix) = table.prefix(id) else { continue };
             told.adverts().iter().for_each(|advert| packer.change(prefix, None, Some(advert)));
         }
         packer.send(&self.key, &audience, shared);
@@ -349,7 +381,7 @@ impl<P: TablePrefix> Group<P> {
     }
 
     /// Tells a member the present state of slots that changed while it was not in step.
-    fn catch_up_some(&mut self, shared: &mut Shared) -> bool {
+    fn catch_up_some(&mut self, table: &Dests<P>, shared: &mut Shared) -> bool {
         let waiting = self
             .members
             .iter_mut()
@@ -359,7 +391,8 @@ impl<P: TablePrefix> Group<P> {
         let mut packer = Packer::new();
         for _ in 0..PIECE {
             let Some((prefix, path_id)) = member.pending.pop_first() else { break };
-            let advert = self.out.get(&prefix).and_then(|told| told.slot(path_id));
+            let told = table.id(prefix).and_then(|id| self.out.get(id));
+            let advert = told.and_then(|told| told.slot(path_id));
             match advert.filter(|advert| advert.from != peer.into()) {
                 Some(advert) => packer.change(prefix, None, Some(advert)),
                 None => packer.withdraw(prefix, path_id),

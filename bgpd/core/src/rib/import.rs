@@ -164,7 +164,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         if path_id == 0 {
             return false;
         }
-        let Some(dest) = self.table.get(&prefix).filter(|dest| dest.paths.len() >= PATHS_PER_PREFIX) else {
+        let Some(dest) = self.table.find(prefix).filter(|dest| dest.paths.len() >= PATHS_PER_PREFIX) else {
             return false;
         };
         let from = peer.into();
@@ -179,7 +179,7 @@ impl<P: TablePrefix> FamilyRib<P> {
     /// Judges the paths of a peer, or of all, once more, after policies have changed.
     pub(super) fn import_again(&mut self, shared: &mut Shared, only: Option<PeerId>) {
         let mut again: Vec<(P, Kept)> = Vec::new();
-        for (prefix, dest) in self.table.iter() {
+        for (_, prefix, dest) in self.table.iter() {
             for path in &dest.paths {
                 let Some(peer) = path.from.peer().filter(|peer| only.is_none_or(|only| only == *peer)) else {
                     continue;

@@ -54,7 +54,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         let gone = self.remove_where(shared, peer, is_barred);
         let from = Origination::from(peer);
         let mut kept = 0;
-        for (prefix, dest) in self.table.iter_mut() {
+        for (id, dest) in self.table.iter_mut() {
             for index in 0..dest.paths.len() {
                 let Some(path) = dest.paths.get_mut(index).filter(|path| path.from == from) else { continue };
                 kept += 1;
@@ -62,7 +62,7 @@ impl<P: TablePrefix> FamilyRib<P> {
                     && !used.long_lived
                 {
                     path.used = Ok(shared.marked(used));
-                    dest.touch(index, prefix, &mut self.dirty);
+                    dest.touch(index, id, &mut self.dirty);
                 }
             }
         }

@@ -139,15 +139,24 @@ pub(crate) struct NexthopSets {
     rows: Vec<Option<(Arc<[Nexthop]>, usize)>>,
     free: Vec<u32>,
     index: HashMap<Arc<[Nexthop]>, u32>,
+    /// The row asked for last: a run of routes tends to have one set.
+    recent: usize,
 }
 
 impl NexthopSets {
     /// One more route uses the set, which is sorted and not empty.
     pub(super) fn acquire(&mut self, set: &[Nexthop]) -> (SetId, Arc<[Nexthop]>) {
+        if let Some(Some((held, users))) = self.rows.get_mut(self.recent)
+            && **held == *set
+        {
+            *users += 1;
+            return (SetId(self.recent as u32 + 1), Arc::clone(held));
+        }
         if let Some(row) = self.index.get(set)
             && let Some(Some((held, users))) = self.rows.get_mut(*row as usize)
         {
             *users += 1;
+            self.recent = *row as usize;
             return (SetId(*row + 1), Arc::clone(held));
         }
         let set: Arc<[Nexthop]> = set.into();

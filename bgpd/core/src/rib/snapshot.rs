@@ -153,7 +153,7 @@ impl Rib {
 
 impl<P: TablePrefix> FamilyRib<P> {
     fn collect_received(&self, into: &mut Vec<(Prefix, Kept)>) {
-        for (prefix, dest) in self.table.iter() {
+        for (_, prefix, dest) in self.table.iter() {
             let from_peers = dest.paths.iter().filter_map(|path| Some(Kept::of(path.from.peer()?, path)));
             into.extend(from_peers.map(|kept| (prefix.into(), kept)));
         }
@@ -161,7 +161,7 @@ impl<P: TablePrefix> FamilyRib<P> {
 
     fn raw_of(&self, prefix: P, from: Option<PeerId>) -> Option<&PathAttrs> {
         let from = from.map_or(Origination::LOCAL, Origination::from);
-        let path = self.table.get(&prefix)?.paths.iter().find(|path| path.from == from)?;
+        let path = self.table.find(prefix)?.paths.iter().find(|path| path.from == from)?;
         Some(&path.raw)
     }
 
@@ -171,7 +171,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         speaking: &mut BTreeSet<PeerId>,
         reflected: &mut BTreeSet<turnpike_bgp_wire::RouterId>,
     ) {
-        for (_, dest) in self.table.iter() {
+        for (_, _, dest) in self.table.iter() {
             for path in &dest.paths {
                 let attributes = &path.raw.attributes;
                 match (path.from.peer(), attributes.originator_id) {

@@ -5,12 +5,12 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use prefix_trie::PrefixMap;
 use smallvec::SmallVec;
 use turnpike_bgp_wire::{Attributes, Family, NextHop, Origin, Prefix, Prefix4, Prefix6};
 
 use super::attrs::PathAttrs;
 use super::decide::{self, Selection};
+use super::dests::{DestId, Dests};
 use super::group::{Group, GroupId};
 use super::import::Refused;
 use super::nexthops::{News, NexthopId, SetId};
@@ -23,9 +23,7 @@ use crate::query::PeerId;
 const DECISIONS: usize = 4096;
 
 /// A prefix of one family.
-pub(super) trait TablePrefix:
-    prefix_trie::Prefix + Copy + Ord + Hash + fmt::Debug + Into<Prefix>
-{
+pub(super) trait TablePrefix: Copy + Ord + Hash + fmt::Debug + Into<Prefix> {
     const FAMILY: Family;
 
     fn from_prefix(prefix: Prefix) -> Option<Self>;
@@ -120,19 +118,21 @@ pub(super) struct Dest {
     best_touched: bool,
     /// Waits for a decision.
     dirty: bool,
+    /// How many groups of peers have been told something of it.
+    told: u32,
 }
 
 /// The RIB of one family.
 #[derive(Debug)]
 pub(super) struct FamilyRib<P: TablePrefix> {
-    pub(super) table: PrefixMap<P, Dest>,
-    pub(super) dirty: Vec<P>,
+    pub(super) table: Dests<P>,
+    pub(super) dirty: Vec<DestId>,
     pub(super) groups: BTreeMap<GroupId, Group<P>>,
     pub(super) next_group: u32,
     /// Next hops whose resolution has changed: their paths must be found and decided on again.
     changed_nexthops: Vec<NexthopId>,
     /// Prefixes with a path whose next hop has not been reported on.
-    waiting: HashMap<NexthopId, Vec<P>>,
+    waiting: HashMap<NexthopId, Vec<DestId>>,
     /// Prefixes with a best path.
     pub(super) reachable: usize,
     /// All paths held.
@@ -144,7 +144,7 @@ pub(super) struct FamilyRib<P: TablePrefix> {
 impl<P: TablePrefix> Default for FamilyRib<P> {
     fn default() -> Self {
         Self {
-            table: PrefixMap::default(),
+            table: Dests::default(),
             dirty: Vec::new(),
             groups: BTreeMap::new(),
             next_group: 0,
@@ -159,16 +159,31 @@ impl<P: TablePrefix> Default for FamilyRib<P> {
 
 impl Dest {
     /// Notes that the path at `index` is no longer what it was.
-    pub(super) fn touch<P: Copy>(&mut self, index: usize, prefix: P, dirty: &mut Vec<P>) {
+    pub(super) fn touch(&mut self, index: usize, id: DestId, dirty: &mut Vec<DestId>) {
         self.best_touched |= index == 0 && self.has_best;
-        self.mark(prefix, dirty);
+        self.mark(id, dirty);
     }
 
-    pub(super) fn mark<P: Copy>(&mut self, prefix: P, dirty: &mut Vec<P>) {
+    pub(super) fn mark(&mut self, id: DestId, dirty: &mut Vec<DestId>) {
         if !self.dirty {
             self.dirty = true;
-            dirty.push(prefix);
+            dirty.push(id);
         }
+    }
+
+    /// Nothing is left of it, here or with peers.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.paths.is_empty() && !self.dirty && self.told == 0
+    }
+
+    /// A group has been told something of it, and nothing before.
+    pub(super) const fn told_by_one_more(&mut self) {
+        self.told += 1;
+    }
+
+    /// A group has withdrawn all that it was told.
+    pub(super) const fn told_by_one_less(&mut self) {
+        self.told = self.told.saturating_sub(1);
     }
 
     pub(super) fn best(&self) -> Option<&Path> {
@@ -211,10 +226,11 @@ impl Dest {
 impl<P: TablePrefix> FamilyRib<P> {
     /// Adds or replaces a path. One that is already there just the same only becomes fresh.
     pub(super) fn put(&mut self, shared: &mut Shared, prefix: P, mut path: Path) {
+        let id = self.table.id_or_insert(prefix);
         if shared.nexthops.is_unknown(path.nexthop) {
-            self.waiting.entry(path.nexthop).or_default().push(prefix);
+            self.waiting.entry(path.nexthop).or_default().push(id);
         }
-        let dest = self.table.entry(prefix).or_default();
+        let Some(dest) = self.table.get_mut(id) else { return };
         match dest.position(path.from, path.path_id) {
             Some(index) => {
                 let Some(held) = dest.paths.get_mut(index) else { return };
@@ -231,20 +247,20 @@ impl<P: TablePrefix> FamilyRib<P> {
                 let new_accepted = held.used.is_ok();
                 shared.forget::<P>(&old);
                 shared.count(old.from, P::FAMILY, 1, isize::from(new_accepted));
-                dest.touch(index, prefix, &mut self.dirty);
+                dest.touch(index, id, &mut self.dirty);
             }
             None => {
                 shared.count(path.from, P::FAMILY, 1, isize::from(path.used.is_ok()));
                 path.label = dest.free_label();
                 dest.paths.push(path);
                 self.held += 1;
-                dest.mark(prefix, &mut self.dirty);
+                dest.mark(id, &mut self.dirty);
             }
         }
     }
 
     pub(super) fn holds(&self, prefix: P, from: Origination, path_id: u32) -> bool {
-        self.table.get(&prefix).is_some_and(|dest| dest.position(from, path_id).is_some())
+        self.table.find(prefix).is_some_and(|dest| dest.position(from, path_id).is_some())
     }
 
     /// Takes a path away, if it is there.
@@ -254,12 +270,13 @@ impl<P: TablePrefix> FamilyRib<P> {
     }
 
     fn remove(&mut self, shared: &mut Shared, from: Origination, prefix: P, path_id: u32) {
-        let Some(dest) = self.table.get_mut(&prefix) else { return };
+        let Some(id) = self.table.id(prefix) else { return };
+        let Some(dest) = self.table.get_mut(id) else { return };
         let Some(index) = dest.position(from, path_id) else { return };
         let path = dest.take(index);
         self.held -= 1;
         shared.forget::<P>(&path);
-        dest.mark(prefix, &mut self.dirty);
+        dest.mark(id, &mut self.dirty);
     }
 
     /// Removes a peer's paths, all of them or only those left over from before; answers how many.
@@ -281,12 +298,12 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         let from = Origination::from(peer);
         let mut count = 0;
-        for (prefix, dest) in self.table.iter_mut() {
+        for (id, dest) in self.table.iter_mut() {
             let gone = |path: &Path| path.from == from && goes(path);
             while let Some(index) = dest.paths.iter().position(gone) {
                 let path = dest.take(index);
                 shared.forget::<P>(&path);
-                dest.mark(prefix, &mut self.dirty);
+                dest.mark(id, &mut self.dirty);
                 count += 1;
             }
         }
@@ -315,9 +332,9 @@ impl<P: TablePrefix> FamilyRib<P> {
 
     /// Has every prefix decided on and told again, as far as something has changed.
     pub(super) fn everything_dirty(&mut self, shared: &mut Shared) {
-        for (prefix, dest) in self.table.iter_mut() {
+        for (id, dest) in self.table.iter_mut() {
             dest.best_touched = true;
-            dest.mark(prefix, &mut self.dirty);
+            dest.mark(id, &mut self.dirty);
         }
         let peers: Vec<PeerId> = shared.peers.iter().flatten().map(|peer| peer.id).collect();
         for peer in peers {
@@ -331,9 +348,10 @@ impl<P: TablePrefix> FamilyRib<P> {
             News::None => {}
             News::Change(id) => self.changed_nexthops.push(id),
             News::First(id) => {
-                for prefix in self.waiting.remove(&id).unwrap_or_default() {
-                    if let Some(dest) = self.table.get_mut(&prefix) {
-                        dest.mark(prefix, &mut self.dirty);
+                for id in self.waiting.remove(&id).unwrap_or_default() {
+                    // Its number may be another prefix's by now: one decision too many.
+                    if let Some(dest) = self.table.get_mut(id) {
+                        dest.mark(id, &mut self.dirty);
                     }
                 }
             }
@@ -348,9 +366,9 @@ impl<P: TablePrefix> FamilyRib<P> {
     pub(super) fn decide_some(&mut self, shared: &mut Shared) -> bool {
         let changed = std::mem::take(&mut self.changed_nexthops);
         if !changed.is_empty() {
-            for (prefix, dest) in self.table.iter_mut() {
+            for (id, dest) in self.table.iter_mut() {
                 if dest.paths.iter().any(|path| changed.contains(&path.nexthop)) {
-                    dest.mark(prefix, &mut self.dirty);
+                    dest.mark(id, &mut self.dirty);
                 }
             }
         }
@@ -359,8 +377,8 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         let rest = self.dirty.len().saturating_sub(DECISIONS);
         let batch = self.dirty.split_off(rest);
-        for prefix in batch {
-            self.decide(shared, prefix);
+        for id in batch {
+            self.decide(shared, id);
         }
         true
     }
@@ -372,18 +390,19 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         let table = &self.table;
         let is_ours =
-            |prefix: &P| table.get(prefix).is_some_and(|dest| dest.position(Origination::LOCAL, 0).is_some());
+            |id: &DestId| table.get(*id).is_some_and(|dest| dest.position(Origination::LOCAL, 0).is_some());
         let (ours, others) = std::mem::take(&mut self.dirty).into_iter().partition(is_ours);
         self.dirty = others;
-        let ours: Vec<P> = ours;
-        for prefix in ours {
-            self.decide(shared, prefix);
+        let ours: Vec<DestId> = ours;
+        for id in ours {
+            self.decide(shared, id);
         }
         true
     }
 
-    fn decide(&mut self, shared: &mut Shared, prefix: P) {
-        let Some(dest) = self.table.get_mut(&prefix) else { return };
+    fn decide(&mut self, shared: &mut Shared, id: DestId) {
+        let Some(prefix) = self.table.prefix(id) else { return };
+        let Some(dest) = self.table.get_mut(id) else { return };
         dest.dirty = false;
         let selection = decide::select(&dest.paths, shared);
         let (had_best, has_best) = (dest.has_best, selection.best.is_some());
@@ -400,13 +419,13 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         // Those that are told several paths may have to hear of any change.
         let concerned = self.groups.values_mut().filter(|group| tell || group.is_told_several());
-        concerned.for_each(|group| group.mark(prefix));
+        concerned.for_each(|group| group.mark(id));
         if shared.holding && dest.paths.len() > 1 {
             // What peers have said of our prefix is decided on when the wait is over.
-            dest.mark(prefix, &mut self.dirty);
+            dest.mark(id, &mut self.dirty);
         }
-        if dest.paths.is_empty() {
-            self.table.remove(&prefix);
+        if dest.is_forgotten() {
+            self.table.let_go(id);
         }
     }
 }

@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 
-use prefix_trie::PrefixMap;
-
 use super::Shared;
 use super::attrs::PathAttrs;
 use super::decide;
+use super::dests::DestId;
 use super::export::{ExportCache, GroupKey};
 use super::table::{Dest, Origination, Path, TablePrefix};
 use crate::config::SendPaths;
@@ -102,24 +101,40 @@ impl Told {
     }
 }
 
-/// Puts what is wanted in the place of what was told; answers with what was told, or `Err` if that is the same.
-pub(super) fn replace<P: TablePrefix>(
-    out: &mut PrefixMap<P, Told>,
-    prefix: P,
-    wanted: Option<&Told>,
-) -> Result<Option<Told>, Same> {
-    let same = match (out.get(&prefix), wanted) {
-        (None, None) => true,
-        (Some(told), Some(wanted)) => told.is(wanted),
-        _ => false,
-    };
-    if same {
-        return Err(Same);
+/// The Adj-RIB-Out of a group: what it was told of each destination, by number.
+#[derive(Debug, Default)]
+pub(super) struct AdjOut(Vec<Option<Told>>);
+
+impl AdjOut {
+    pub(super) fn get(&self, id: DestId) -> Option<&Told> {
+        self.0.get(id.row())?.as_ref()
     }
-    Ok(match wanted {
-        Some(wanted) => out.insert(prefix, wanted.clone()),
-        None => out.remove(&prefix),
-    })
+
+    /// Destinations from a row on of which something was told.
+    pub(super) fn iter_from(&self, first: usize) -> impl Iterator<Item = (DestId, &Told)> {
+        let rows = self.0.iter().enumerate().skip(first);
+        rows.filter_map(|(at, told)| told.as_ref().map(|told| (DestId::of_row(at), told)))
+    }
+
+    /// Puts what is wanted in the place of what was told; answers with what was told, or `Err` if that is the same.
+    pub(super) fn replace(&mut self, id: DestId, wanted: Option<&Told>) -> Result<Option<Told>, Same> {
+        if self.0.len() <= id.row() {
+            if wanted.is_none() {
+                return Err(Same);
+            }
+            self.0.resize_with(id.row() + 1, || None);
+        }
+        let Some(told) = self.0.get_mut(id.row()) else { return Err(Same) };
+        let same = match (told.as_ref(), wanted) {
+            (None, None) => true,
+            (Some(told), Some(wanted)) => told.is(wanted),
+            _ => false,
+        };
+        match same {
+            true => Err(Same),
+            false => Ok(std::mem::replace(told, wanted.cloned())),
+        }
+    }
 }
 
 /// There is nothing to tell.

@@ -5,6 +5,7 @@ use turnpike_bgp_wire::{NextHop, Nlri, Prefix, encode_reach};
 use super::Shared;
 use super::attrs::PathAttrs;
 use super::decide::{lost_at, select};
+use super::dests::DestId;
 use super::export::GroupKey;
 use super::table::{Dest, FamilyRib, Origination, Path, TablePrefix};
 use super::told::Advert;
@@ -43,7 +44,8 @@ impl<P: TablePrefix> FamilyRib<P> {
         which: Select,
         after: Option<Prefix>,
     ) -> impl Iterator<Item = PathView> + 'a {
-        chosen(&self.table, which, after).flat_map(move |(prefix, dest)| {
+        let chosen = self.chosen(which, after, |dest, _| !dest.paths.is_empty());
+        chosen.filter_map(|id| self.table.entry(id)).flat_map(move |(prefix, dest)| {
             let wanted = move |(_, path): &(usize, &Path)| match table {
                 Table::In(peer) => path.from == peer.into(),
                 Table::Accepted => path.used.is_ok(),
@@ -68,7 +70,11 @@ impl<P: TablePrefix> FamilyRib<P> {
         let group = self.groups.values().find(|group| group.members.contains_key(&peer));
         group
             .into_iter()
-            .flat_map(move |group| chosen(&group.out, which, after).map(|entry| (&group.key, entry)))
+            .flat_map(move |group| {
+                let told = move |id| Some((self.table.prefix(id)?, group.out.get(id)?));
+                let is_told = move |_: &Dest, id| group.out.get(id).is_some();
+                self.chosen(which, after, is_told).filter_map(told).map(|entry| (&group.key, entry))
+            })
             .flat_map(|(key, (prefix, told))| {
                 told.adverts().iter().map(move |advert| (key, (prefix, advert)))
             })
@@ -80,6 +86,36 @@ impl<P: TablePrefix> FamilyRib<P> {
                 ..view_attrs(prefix.into(), advert.from, &advert.attrs, None, shared)
             })
     }
+
+    /// Destinations that are wanted, in prefix order, behind `after`.
+    fn chosen<'a>(
+        &'a self,
+        which: Select,
+        after: Option<Prefix>,
+        is_wanted: impl Fn(&Dest, DestId) -> bool + 'a,
+    ) -> impl Iterator<Item = DestId> + 'a {
+        let behind = move |prefix: P| after.is_none_or(|after| prefix.into() > after);
+        let wanted = move |id: DestId| self.table.get(id).is_some_and(|dest| is_wanted(dest, id));
+        let chosen: Box<dyn Iterator<Item = DestId> + 'a> = match which {
+            Select::Family(_) => Box::new(self.table.sorted(behind).map(|(_, id)| id).filter(move |id| wanted(*id))),
+            Select::Within(outer) => {
+                let inside = move |prefix: P| outer.covers(prefix.into()) && behind(prefix);
+                Box::new(self.table.sorted(inside).map(|(_, id)| id).filter(move |id| wanted(*id)))
+            }
+            Select::Exact(prefix) => {
+                let prefix = P::from_prefix(prefix).filter(|prefix| behind(*prefix));
+                Box::new(prefix.and_then(|prefix| self.table.id(prefix)).filter(|id| wanted(*id)).into_iter())
+            }
+            Select::Longest(addr) => {
+                let lengths = (0..=Prefix::host(addr).prefix_len()).rev();
+                let covering = lengths.filter_map(|len| P::from_prefix(Prefix::new(addr, len)?));
+                let found = covering.filter_map(|prefix| self.table.id(prefix)).find(|id| wanted(*id));
+                let found = found.filter(|id| self.table.prefix(*id).is_some_and(behind));
+                Box::new(found.into_iter())
+            }
+        };
+        chosen
+    }
 }
 
 /// False for what its peers were never told because no message of theirs holds it (RFC 8654 §5).
@@ -89,26 +125,6 @@ fn fits<P: TablePrefix>(key: &GroupKey, prefix: P, advert: &Advert) -> bool {
     attrs.next_hop.is_some_and(|next_hop| {
         encode_reach(&attrs.attributes, key.family, next_hop, &nlri, &key.encode, &mut Vec::new()).is_ok()
     })
-}
-
-/// Entries of a map, in prefix order, behind `after`.
-fn chosen<'a, P: TablePrefix, T>(
-    map: &'a prefix_trie::PrefixMap<P, T>,
-    which: Select,
-    after: Option<Prefix>,
-) -> impl Iterator<Item = (P, &'a T)> + 'a {
-    let one = |prefix: Prefix| P::from_prefix(prefix);
-    let all: Box<dyn Iterator<Item = (P, &'a T)> + 'a> = match which {
-        Select::Family(_) => Box::new(map.iter()),
-        Select::Exact(prefix) => {
-            Box::new(one(prefix).and_then(|prefix| map.get_key_value(&prefix)).into_iter())
-        }
-        Select::Within(prefix) => Box::new(one(prefix).into_iter().flat_map(|prefix| map.children(&prefix))),
-        Select::Longest(addr) => {
-            Box::new(one(Prefix::host(addr)).and_then(|prefix| map.get_lpm(&prefix)).into_iter())
-        }
-    };
-    all.skip_while(move |(prefix, _)| after.is_some_and(|after| (*prefix).into() <= after))
 }
 
 fn view_path(
