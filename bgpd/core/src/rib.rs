@@ -15,6 +15,7 @@ mod import;
 mod long_lived;
 mod nexthops;
 mod peer;
+mod pending;
 mod policy;
 mod probe;
 mod snapshot;

@@ -6,11 +6,12 @@
 //! slots that changed behind it; it is told their present state when it has room, so a slow peer costs a set of
 //! slots and delays nobody.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use super::dests::{DestId, Dests};
 use super::export::{ExportCache, GroupKey};
 use super::flush::Packer;
+use super::pending::Pending;
 use super::table::{FamilyRib, Origination, TablePrefix};
 use super::told::{self, AdjOut, Told};
 use super::{RibOutput, Shared};
@@ -57,7 +58,7 @@ impl Cursor {
 pub(super) struct Member<P> {
     pub(super) walk: Cursor,
     /// Slots behind the walk that are not yet told.
-    pub(super) pending: BTreeSet<(P, u32)>,
+    pub(super) pending: Pending<P>,
     /// The walk is not the first: what is ahead of it has been told before.
     again: bool,
     /// BoRR is to be sent before the walk (RFC 7313).
@@ -72,7 +73,7 @@ impl<P: TablePrefix> Member<P> {
     fn new() -> Self {
         Self {
             walk: Cursor::Start,
-            pending: BTreeSet::new(),
+            pending: Pending::default(),
             again: false,
             begin_refresh: false,
             end_refresh: false,
@@ -87,7 +88,7 @@ impl<P: TablePrefix> Member<P> {
     /// Notes a change for a member that cannot be told at once.
     fn note(&mut self, id: DestId, prefix: P, path_id: u32, withdrawn: bool) {
         if self.walk.has_passed(id) || withdrawn && self.again {
-            self.pending.insert((prefix, path_id));
+            self.pending.note(id, prefix, path_id);
         }
     }
 }
@@ -174,7 +175,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         let table = &self.table;
         for (id, told) in group.out.iter_from(0) {
             let Some(prefix) = table.prefix(id) else { continue };
-            member.pending.extend(told.adverts().iter().map(|advert| (prefix, advert.path_id)));
+            told.adverts().iter().for_each(|advert| member.pending.note(id, prefix, advert.path_id));
         }
         member.walk = Cursor::Start;
         member.again = true;
@@ -389,13 +390,12 @@ impl<P: TablePrefix> Group<P> {
         let Some((peer, member)) = waiting else { return false };
         let peer = *peer;
         let mut packer = Packer::new();
-        for _ in 0..PIECE {
-            let Some((prefix, path_id)) = member.pending.pop_first() else { break };
-            let told = table.id(prefix).and_then(|id| self.out.get(id));
-            let advert = told.and_then(|told| told.slot(path_id));
+        for slot in member.pending.take(PIECE) {
+            let told = slot.dest(table).and_then(|id| self.out.get(id));
+            let advert = told.and_then(|told| told.slot(slot.path_id));
             match advert.filter(|advert| advert.from != peer.into()) {
-                Some(advert) => packer.change(prefix, None, Some(advert)),
-                None => packer.withdraw(prefix, path_id),
+                Some(advert) => packer.change(slot.prefix, None, Some(advert)),
+                None => packer.withdraw(slot.prefix, slot.path_id),
             }
         }
         packer.send(&self.key, &[peer], shared);

@@ -97,7 +97,9 @@ impl<P: TablePrefix> FamilyRib<P> {
         let behind = move |prefix: P| after.is_none_or(|after| prefix.into() > after);
         let wanted = move |id: DestId| self.table.get(id).is_some_and(|dest| is_wanted(dest, id));
         let chosen: Box<dyn Iterator<Item = DestId> + 'a> = match which {
-            Select::Family(_) => Box::new(self.table.sorted(behind).map(|(_, id)| id).filter(move |id| wanted(*id))),
+            Select::Family(_) => {
+                Box::new(self.table.sorted(behind).map(|(_, id)| id).filter(move |id| wanted(*id)))
+            }
             Select::Within(outer) => {
                 let inside = move |prefix: P| outer.covers(prefix.into()) && behind(prefix);
                 Box::new(self.table.sorted(inside).map(|(_, id)| id).filter(move |id| wanted(*id)))
