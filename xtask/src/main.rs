@@ -1,10 +1,11 @@
-//! The project's commands: `cargo xtask setup|build|check|test|fuzz|lab|demo|bench`.
+//! The project's commands: `cargo xtask setup|build|check|test|fuzz|lab|demo|bench|dist`.
 //!
 //! Thin by intent: each command prepares what it needs (see [`setup`]) and then calls cargo or a program of the
 //! workspace. Nothing here knows networking.
 
 mod build;
 mod check;
+mod dist;
 mod fuzz;
 mod kernels;
 mod paths;
@@ -78,6 +79,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// The files of a release: an archive with programs, deployment and documentation, and its checksum.
+    Dist,
 }
 
 fn main() -> ExitCode {
@@ -105,5 +108,6 @@ fn obey(command: Command) -> Result<()> {
         Command::Lab { name, keep, .. } => test::lab(name.as_deref(), keep),
         Command::Demo { keep } => test::demo(keep),
         Command::Bench { args } => test::bench(&args),
+        Command::Dist => dist::dist(),
     }
 }
