@@ -51,7 +51,7 @@ impl Packer {
 
     /// Takes in what happened to one slot.
     pub(super) fn change<P: TablePrefix>(&mut self, prefix: P, old: Option<&Advert>, new: Option<&Advert>) {
-        let nlri = |advert: &Advert| Nlri { prefix: prefix.into(), path_id: advert.path_id };
+        let nlri = |advert: &Advert| Nlri { prefix: prefix.into(), path_id: advert.path_id() };
         match (old, new) {
             (_, Some(new)) => {
                 let nlri = nlri(new);

@@ -175,7 +175,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         let table = &self.table;
         for (id, told) in group.out.iter_from(0) {
             let Some(prefix) = table.prefix(id) else { continue };
-            told.adverts().iter().for_each(|advert| member.pending.note(id, prefix, advert.path_id));
+            told.adverts().iter().for_each(|advert| member.pending.note(id, prefix, advert.path_id()));
         }
         member.walk = Cursor::Start;
         member.again = true;
@@ -306,7 +306,7 @@ impl<P: TablePrefix> Group<P> {
             }
             for (old, new) in told::differences(old.as_ref(), new.as_ref()) {
                 self.count(old.map(|old| old.from), new.map(|new| new.from));
-                let Some(path_id) = new.or(old).map(|advert| advert.path_id) else { continue };
+                let Some(path_id) = new.or(old).map(|advert| advert.path_id()) else { continue };
                 for peer in &late {
                     if let Some(member) = self.members.get_mut(peer) {
                         let from_itself = new.is_some_and(|new| new.from == (*peer).into());

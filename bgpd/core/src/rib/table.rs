@@ -101,8 +101,8 @@ impl Path {
     }
 
     /// The path identifier towards peers.
-    pub(super) fn told_as(&self) -> Option<u32> {
-        (self.label > 0).then(|| self.label.into())
+    pub(super) fn told_as(&self) -> Option<u16> {
+        (self.label > 0).then_some(self.label)
     }
 }
 

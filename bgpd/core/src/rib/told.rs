@@ -22,13 +22,32 @@ pub(super) const BEST: u32 = 0;
 pub(super) struct Advert {
     pub(super) attrs: Arc<PathAttrs>,
     pub(super) from: Origination,
-    /// The path identifier that we assigned.
-    pub(super) path_id: u32,
+    label: Label,
 }
 
+/// What tells a slot of a prefix from the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Label {
+    /// The one slot of sessions without path identifiers.
+    Best,
+    /// The path identifier that we assigned.
+    Path(u16),
+}
+
+/// There is one for each prefix and group: a byte more in it is a megabyte more in the table.
+const _: () = assert!(size_of::<Option<Told>>() == 16);
+
 impl Advert {
+    /// The path identifier, as peers see it.
+    pub(super) const fn path_id(&self) -> u32 {
+        match self.label {
+            Label::Best => BEST,
+            Label::Path(number) => number as u32,
+        }
+    }
+
     fn is(&self, other: &Advert) -> bool {
-        Arc::ptr_eq(&self.attrs, &other.attrs) && self.from == other.from && self.path_id == other.path_id
+        Arc::ptr_eq(&self.attrs, &other.attrs) && self.from == other.from && self.label == other.label
     }
 }
 
@@ -54,12 +73,12 @@ impl Told {
         cache: &mut ExportCache,
     ) -> Option<Self> {
         let best = dest.best()?;
-        let tell = |path: &Path, path_id: u32, shared: &mut Shared, cache: &mut ExportCache| {
+        let tell = |path: &Path, label: Label, shared: &mut Shared, cache: &mut ExportCache| {
             let attrs = shared.export(key, prefix.into(), path, cache)?;
-            Some(Advert { attrs, from: path.from, path_id })
+            Some(Advert { attrs, from: path.from, label })
         };
         let most = match key.paths {
-            SendPaths::Best => return tell(best, BEST, shared, cache).map(Told::One),
+            SendPaths::Best => return tell(best, Label::Best, shared, cache).map(Told::One),
             SendPaths::All => usize::MAX,
             SendPaths::Most(most) => usize::from(most),
         };
@@ -69,13 +88,13 @@ impl Told {
         for path in
             decide::ranked(&dest.paths, shared, most).iter().filter_map(|index| dest.paths.get(*index))
         {
-            let Some(path_id) = path.told_as().filter(|_| !only_ours || path.from == Origination::LOCAL)
+            let Some(number) = path.told_as().filter(|_| !only_ours || path.from == Origination::LOCAL)
             else {
                 continue;
             };
-            slots.extend(tell(path, path_id, shared, cache));
+            slots.extend(tell(path, Label::Path(number), shared, cache));
         }
-        slots.sort_unstable_by_key(|advert| advert.path_id);
+        slots.sort_unstable_by_key(Advert::path_id);
         if slots.len() > 1 {
             return Some(Told::Several(Box::new(Slots(slots))));
         }
@@ -92,7 +111,7 @@ impl Told {
     /// The path told under an identifier.
     pub(super) fn slot(&self, path_id: u32) -> Option<&Advert> {
         let adverts = self.adverts();
-        adverts.binary_search_by_key(&path_id, |advert| advert.path_id).ok().and_then(|at| adverts.get(at))
+        adverts.binary_search_by_key(&path_id, Advert::path_id).ok().and_then(|at| adverts.get(at))
     }
 
     fn is(&self, other: &Told) -> bool {
@@ -150,7 +169,7 @@ pub(super) fn differences<'a>(
     let mut new = new.map_or(&[][..], Told::adverts).iter().peekable();
     let pairs = std::iter::from_fn(move || {
         let (first, second) =
-            (old.peek().map(|advert| advert.path_id), new.peek().map(|advert| advert.path_id));
+            (old.peek().map(|advert| advert.path_id()), new.peek().map(|advert| advert.path_id()));
         match (first, second) {
             (None, None) => None,
             (Some(first), Some(second)) if first == second => Some((old.next(), new.next())),

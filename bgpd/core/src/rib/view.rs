@@ -82,7 +82,7 @@ impl<P: TablePrefix> FamilyRib<P> {
             .map(|(_, entry)| entry)
             .map(move |(prefix, advert)| PathView {
                 best: true,
-                path_id: advert.path_id,
+                path_id: advert.path_id(),
                 ..view_attrs(prefix.into(), advert.from, &advert.attrs, None, shared)
             })
     }
@@ -123,7 +123,7 @@ impl<P: TablePrefix> FamilyRib<P> {
 /// False for what its peers were never told because no message of theirs holds it (RFC 8654 §5).
 fn fits<P: TablePrefix>(key: &GroupKey, prefix: P, advert: &Advert) -> bool {
     let attrs = &advert.attrs;
-    let nlri = [Nlri { prefix: prefix.into(), path_id: advert.path_id }];
+    let nlri = [Nlri { prefix: prefix.into(), path_id: advert.path_id() }];
     attrs.next_hop.is_some_and(|next_hop| {
         encode_reach(&attrs.attributes, key.family, next_hop, &nlri, &key.encode, &mut Vec::new()).is_ok()
     })
