@@ -112,7 +112,7 @@ pub struct PeerView {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
-    /// Its autonomous system.
+    /// Its autonomous system; zero while any external one may come and none is there.
     pub remote_as: Asn,
     /// Who configured it: `file`, or the owner of a part.
     pub owner: String,
@@ -150,6 +150,14 @@ pub struct PeerView {
     pub accepted: PerFamily<usize>,
     /// Paths announced to it.
     pub advertised: PerFamily<usize>,
+}
+
+impl PeerView {
+    /// Its autonomous system for people: `external` while any other than ours may come and none is there.
+    #[must_use]
+    pub fn autonomous_system(&self) -> String {
+        if self.remote_as.0 == 0 { "external".to_owned() } else { self.remote_as.to_string() }
+    }
 }
 
 /// What an Established session agreed on.

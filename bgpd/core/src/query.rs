@@ -84,7 +84,7 @@ pub struct PeerView {
     pub name: String,
     /// Its address.
     pub remote: IpAddr,
-    /// Its autonomous system.
+    /// Its autonomous system; zero while any external one may come and none is there.
     pub remote_as: Asn,
     /// Of our AS.
     pub internal: bool,

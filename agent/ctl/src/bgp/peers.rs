@@ -20,7 +20,7 @@ pub(super) fn list(peers: &[PeerView]) -> String {
         rows.push([
             peer.name.clone(),
             peer.address.to_string(),
-            peer.remote_as.to_string(),
+            peer.autonomous_system(),
             peer.state.clone(),
             duration(peer.since),
             numbers(&peer.received),
@@ -55,7 +55,10 @@ pub(super) fn detail(peer: &PeerView) -> String {
     let client = if peer.rr_client { ", route reflector client" } else { "" };
     let mut text = format!(
         "Peer {}: {}, AS {} ({kind}{client}), from {}\n",
-        peer.name, peer.address, peer.remote_as, peer.owner
+        peer.name,
+        peer.address,
+        peer.autonomous_system(),
+        peer.owner
     );
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<18}{value}");

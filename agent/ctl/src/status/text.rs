@@ -149,7 +149,7 @@ fn peer(peer: &PeerView) -> [String; 8] {
     [
         peer.name.clone(),
         peer.address.to_string(),
-        peer.remote_as.to_string(),
+        peer.autonomous_system(),
         peer.state.clone(),
         duration(peer.since),
         sum(&peer.accepted),

@@ -48,6 +48,7 @@ impl Config {
     fn is_external(&self, peer: &Peer) -> bool {
         match peer.remote_as {
             RemoteAs::Internal => false,
+            RemoteAs::External => true,
             RemoteAs::Number(asn) => self.asn.is_some_and(|own| own != asn),
         }
     }

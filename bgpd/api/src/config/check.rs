@@ -198,6 +198,7 @@ fn check_peer(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, fou
         found.add(place("families"), "a session without a family carries nothing", "name ipv4, ipv6 or both");
     }
     let external = match (peer.remote_as, own) {
+        (RemoteAs::External, _) => true,
         (RemoteAs::Number(asn), Some(own)) => asn != own,
         _ => false,
     };

@@ -160,16 +160,19 @@ const fn yes() -> bool {
 pub enum RemoteAs {
     /// Ours.
     Internal,
+    /// Any but ours: the one that its OPEN says.
+    External,
     /// This one; ours again makes an internal peer.
     Number(Asn),
 }
 
 impl RemoteAs {
-    /// The number, given ours.
+    /// The number, given ours; zero, which is nobody's (RFC 7607), for any other.
     #[must_use]
     pub fn resolve(self, own: Asn) -> Asn {
         match self {
             Self::Internal => own,
+            Self::External => Asn(0),
             Self::Number(asn) => asn,
         }
     }
@@ -179,6 +182,7 @@ impl Serialize for RemoteAs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Internal => serializer.serialize_str("internal"),
+            Self::External => serializer.serialize_str("external"),
             Self::Number(asn) => serializer.serialize_u32(asn.0),
         }
     }
@@ -191,7 +195,7 @@ impl<'de> Deserialize<'de> for RemoteAs {
             type Value = RemoteAs;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an AS number (1 to 4294967295) or `internal`")
+                f.write_str("an AS number (1 to 4294967295), `internal` or `external`")
             }
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<RemoteAs, E> {
@@ -210,6 +214,7 @@ impl<'de> Deserialize<'de> for RemoteAs {
             fn visit_str<E: de::Error>(self, value: &str) -> Result<RemoteAs, E> {
                 match (value, value.parse::<Asn>()) {
                     ("internal", _) => Ok(RemoteAs::Internal),
+                    ("external", _) => Ok(RemoteAs::External),
                     (_, Ok(asn)) if asn.0 != 0 => Ok(RemoteAs::Number(asn)),
                     _ => Err(E::invalid_value(de::Unexpected::Str(value), &self)),
                 }

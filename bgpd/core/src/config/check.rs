@@ -23,9 +23,6 @@ pub enum ConfigError {
     /// The address is the peer's identity.
     #[error("two peers have the address {0}")]
     PeerAddressTwice(IpAddr),
-    /// RFC 7607.
-    #[error("peer `{0}`: the remote AS is 0")]
-    PeerAsnZero(String),
     /// RFC 4271 §4.2.
     #[error("peer `{peer}`: a hold time of {hold:?} is not allowed: 0, or 3 s to 65535 s")]
     HoldTime {
@@ -145,9 +142,6 @@ impl Config {
 
     fn check_peer(&self, peer: &PeerConfig, errors: &mut Vec<ConfigError>) {
         let name = || peer.name.clone();
-        if peer.remote_as.0 == 0 {
-            errors.push(ConfigError::PeerAsnZero(name()));
-        }
         let hold = peer.hold_time.as_secs();
         if matches!(hold, 1 | 2) || hold > 65535 || peer.hold_time.subsec_nanos() != 0 {
             errors.push(ConfigError::HoldTime { peer: name(), hold: peer.hold_time });

@@ -16,7 +16,7 @@ pub struct PeerConfig {
     pub name: String,
     /// Its address; unique. Connections from and to this address belong to the peer.
     pub remote: IpAddr,
-    /// Its autonomous system. Equal to ours: an internal peer.
+    /// Its autonomous system. Equal to ours: an internal peer; [`PeerConfig::EXTERNAL`]: any other, as its OPEN says.
     pub remote_as: Asn,
     /// `Some` keeps the session down; the text goes to the peer (RFC 9003), at most 255 octets.
     #[serde(default)]
@@ -74,6 +74,9 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
+    /// Any AS but ours. (AS 0 belongs to nobody, RFC 7607.)
+    pub const EXTERNAL: Asn = Asn(0);
+
     /// A peer with the defaults of this file.
     pub fn new(name: impl Into<String>, remote: IpAddr, remote_as: Asn) -> Self {
         Self {

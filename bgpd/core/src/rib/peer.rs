@@ -17,6 +17,8 @@ pub(crate) struct ImportRules {
 /// What an Established session means for the RIBs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SessionFacts {
+    /// The peer's, as its OPEN says.
+    pub(crate) asn: turnpike_bgp_wire::Asn,
     pub(crate) router_id: RouterId,
     pub(crate) local: IpAddr,
     pub(crate) families: Families,
@@ -33,6 +35,7 @@ pub(crate) struct RibPeer {
     pub(crate) id: PeerId,
     pub(super) addr: IpAddr,
     pub(super) scope: u32,
+    /// Configured, or of the present or last session where the configuration leaves it open.
     pub(super) remote_as: turnpike_bgp_wire::Asn,
     pub(super) internal: bool,
     pub(super) client: bool,
@@ -98,6 +101,7 @@ impl RibPeer {
             session.families = session.families.and(families);
         }
         RibPeer {
+            remote_as: learnt(new.remote_as, self.remote_as),
             router_id: self.router_id,
             session,
             generation: self.generation,
@@ -110,7 +114,7 @@ impl RibPeer {
     /// Takes over what configuration decides and keeps what sessions have led to.
     pub(super) fn take_config_of(&mut self, other: RibPeer) {
         self.scope = other.scope;
-        self.remote_as = other.remote_as;
+        self.remote_as = learnt(other.remote_as, self.remote_as);
         self.internal = other.internal;
         self.client = other.client;
         self.import = other.import;
@@ -125,6 +129,7 @@ impl RibPeer {
     }
 
     pub(super) fn begin(&mut self, session: SessionFacts) {
+        self.remote_as = session.asn;
         self.router_id = session.router_id;
         for family in Family::ALL {
             self.next_generation(family);
@@ -153,4 +158,9 @@ impl RibPeer {
         let generation = self.generation.get_mut(family);
         *generation = generation.wrapping_add(1);
     }
+}
+
+/// What a configuration says of the AS; where it says nothing, what is known.
+fn learnt(configured: turnpike_bgp_wire::Asn, known: turnpike_bgp_wire::Asn) -> turnpike_bgp_wire::Asn {
+    if configured == PeerConfig::EXTERNAL { known } else { configured }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use turnpike_bgp_wire::{
-    AddPathMode, AfiSafi, Capability, Cause, DecodeContext, EncodeContext, Families, Family,
+    AddPathMode, AfiSafi, Asn, Capability, Cause, DecodeContext, EncodeContext, Families, Family,
     GracefulRestartCapability, LongLivedFamily, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open,
     OpenError, PerFamily, RouterId,
 };
@@ -51,6 +51,7 @@ pub(crate) struct PeerLongLived {
 pub(crate) struct Negotiated {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    pub(crate) asn: Asn,
     pub(crate) router_id: RouterId,
     pub(crate) hold_time: Duration,
     pub(crate) families: Families,
@@ -149,7 +150,11 @@ fn common_add_path(theirs: &Open, config: &PeerConfig, families: Families) -> (F
 /// Checks the peer's OPEN against the configuration (RFC 4271 §6.2).
 pub(super) fn check(open: &Open, config: &PeerConfig, local: &Local) -> Result<(), Notification> {
     let error = |error| Err(Notification::new(Cause::Open(error)));
-    if open.asn != config.remote_as {
+    let fits = match config.remote_as {
+        PeerConfig::EXTERNAL => open.asn != local.asn,
+        wanted => open.asn == wanted,
+    };
+    if !fits {
         return error(OpenError::BadPeerAs);
     }
     // RFC 6286 §2.2: unique inside an AS.
@@ -188,6 +193,7 @@ pub(super) fn negotiate(
     Ok(Negotiated {
         local: conn.local,
         remote: conn.remote,
+        asn: theirs.asn,
         router_id: theirs.router_id,
         hold_time: Duration::from_secs(u64::from(hold)),
         families,

@@ -60,6 +60,7 @@ impl Speaker {
             None => Families::NONE,
         };
         let facts = SessionFacts {
+            asn: agreed.asn,
             router_id: agreed.router_id,
             local: agreed.local.ip().to_canonical(),
             families,

@@ -77,7 +77,7 @@ impl Speaker {
             id: peer.id,
             name: peer.name(),
             remote: session.config.remote,
-            remote_as: session.config.remote_as,
+            remote_as: peer.agreed.as_ref().map_or(session.config.remote_as, |agreed| agreed.asn),
             internal: session.internal(),
             rr_client: session.config.rr_client,
             dynamic: peer.dynamic,

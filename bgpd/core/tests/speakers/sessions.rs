@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use turnpike_bgp_core::config::{Network, PeerConfig, PolicyChoice};
 use turnpike_bgp_core::query::SessionState;
 use turnpike_bgp_core::{CloseReason, ConnId, Event, Input, Shutdown};
-use turnpike_bgp_wire::{Cause, Cease, MessageType, Notification};
+use turnpike_bgp_wire::{Asn, Cause, Cease, MessageType, Notification};
 
 use crate::world::{World, addr, config, peer, prefix};
 
@@ -83,6 +84,29 @@ fn the_wrong_as_is_refused_with_its_subcode() {
     let told = world.peer_of(0, 1).last_notification.unwrap();
     assert_eq!(told, "sent OPEN Message Error / Bad Peer AS");
     assert!(!world.is_up(0, 1));
+}
+
+#[test]
+fn an_external_peer_may_have_any_as_but_ours() {
+    let mut world = pair();
+    world.configure(0, |config| config.peers[0].remote_as = PeerConfig::EXTERNAL);
+    world.run(Duration::from_secs(20));
+    // RFC 4271 §6.2: ours is no other.
+    assert_eq!(world.peer_of(0, 1).last_notification.unwrap(), "sent OPEN Message Error / Bad Peer AS");
+    assert_eq!((world.peer_of(0, 1).remote_as.0, world.peer_of(0, 1).internal), (0, false));
+
+    for asn in [65002, 65003] {
+        world.configure(1, |config| {
+            config.asn = Asn(asn);
+            config.networks = vec![Network::new(prefix("10.244.1.0/24"))];
+            config.peers[0].export = PolicyChoice::AcceptAll;
+        });
+        world.configure(0, |config| config.peers[0].import = PolicyChoice::AcceptAll);
+        world.until("the path", |world| {
+            world.best(0, "10.244.1.0/24").is_some_and(|path| path.as_path == asn.to_string())
+        });
+        assert_eq!(world.peer_of(0, 1).remote_as.0, asn);
+    }
 }
 
 #[test]
