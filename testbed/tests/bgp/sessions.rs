@@ -186,10 +186,12 @@ fn passwords_and_ttl_security_are_kept_with_bird() {
     for (secrets, passive) in
         [(both, "passive on;"), (both, ""), ("ttl security on;", ""), ("password \"a secret\";", "")]
     {
-        let quiet = if passive.is_empty() { "passive = true" } else { "" };
+        // Each way of saying which AS it is.
+        let (quiet, remote_as) =
+            if passive.is_empty() { ("passive = true", "\"external\"") } else { ("", "65002") };
         let config = format!(
             "asn = 65001\nrouter_id = \"10.0.0.1\"\n[kernel]\nenabled = false\n[[peer]]\nname = \"bird\"\n\
-             address = \"10.1.3.2\"\nremote_as = 65002\nttl_security = 1\nconnect_retry = 1\n\
+             address = \"10.1.3.2\"\nremote_as = {remote_as}\nttl_security = 1\nconnect_retry = 1\n\
              password_file = \"/etc/turnpike/bird.password\"\n{quiet}\n"
         );
         bird.write_file("/run/bird/bird.conf", bird_config(secrets, passive)).unwrap();
@@ -199,7 +201,8 @@ fn passwords_and_ttl_security_are_kept_with_bird() {
         let bird_process = bird.spawn("bird", command).unwrap();
         if secrets == both {
             daemon.wait_established("bird").unwrap();
-            assert_eq!(daemon.peer("bird").unwrap().state, "Established");
+            let peer = daemon.peer("bird").unwrap();
+            assert_eq!((peer.state.as_str(), peer.remote_as.0), ("Established", 65002));
         } else {
             let dropped =
                 if secrets.contains("password") { "TcpExtTCPMinTTLDrop" } else { "TcpExtTCPMD5NotFound" };
