@@ -1,4 +1,5 @@
-//! The operators' changes, one JSON object a line, in a file that is only ever appended to.
+//! The operators' changes, one JSON object a line, in a file that is only ever appended to. Full, it becomes
+//! `audit.jsonl.1`, in place of the one before it.
 
 use std::fs;
 use std::io;
@@ -70,12 +71,14 @@ pub(crate) fn now() -> u64 {
 
 /// The last entries, the oldest first; lines that are none are left out.
 pub(crate) fn read(path: &Path, limit: usize) -> io::Result<Vec<AuditEntry>> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
+    let text = |path: &Path| match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
     };
+    let (former, present) = (text(&disk::former(path))?, text(path)?);
+    let lines = present.lines().rev().chain(former.lines().rev());
     let mut entries: Vec<AuditEntry> =
-        text.lines().rev().filter_map(|line| serde_json::from_str(line).ok()).take(limit).collect();
+        lines.filter_map(|line| serde_json::from_str(line).ok()).take(limit).collect();
     entries.reverse();
     Ok(entries)
 }

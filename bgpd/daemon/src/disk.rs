@@ -11,6 +11,9 @@ use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
 use tracing::error;
 
+/// Octets at which a file that is appended to is full: years of an operator's work.
+const FULL: u64 = 8 << 20;
+
 /// Tells how a write went; dropped with the thread.
 pub(crate) type Done = oneshot::Receiver<io::Result<()>>;
 
@@ -108,9 +111,25 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// See [`Disk::append`].
 pub(crate) fn append(path: &Path, content: &[u8]) -> io::Result<()> {
+    append_within(path, content, FULL)
+}
+
+/// A file with `full` octets or more becomes the former one, in place of the one before it.
+fn append_within(path: &Path, content: &[u8], full: u64) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|file| file.len() >= full) {
+        fs::rename(path, former(path))?;
+        sync_dir(path)?;
+    }
     let mut file = File::options().append(true).create(true).mode(0o600).open(path)?;
     file.write_all(content)?;
     file.sync_data()
+}
+
+/// Where a full file goes.
+pub(crate) fn former(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
 }
 
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
@@ -125,5 +144,24 @@ fn sync_dir(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(dir) => File::open(dir)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_appended_takes_two_files_at_the_most() {
+        let dir = std::env::temp_dir().join(format!("turnpike-append-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("audit.jsonl");
+        for line in 0..10 {
+            append_within(&path, format!("{line}\n").as_bytes(), 6).unwrap();
+        }
+        assert_eq!(fs::read_to_string(former(&path)).unwrap(), "6\n7\n8\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "9\n");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+        fs::remove_dir_all(&dir).unwrap();
     }
 }
