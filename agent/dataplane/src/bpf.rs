@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use turnpike_ebpf_loader::abi::{Addr, PodEntry, Veth};
 use turnpike_ebpf_loader::{
-    Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
+    AttachMode, Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
 };
 use turnpike_model::desired::{DesiredState, Endpoint};
 
@@ -106,6 +106,24 @@ impl Bpf {
         }
         session.problems.extend(self.missing.iter().cloned());
         session.problems
+    }
+
+    /// Forgets hooks whose filter somebody took away, so that [`Self::apply`] puts them back: unlike a pinned link, a
+    /// filter is anybody's to delete. `is_there` looks for ours on a link, at its ingress or egress. Answers where
+    /// they are missing.
+    pub(crate) fn look(&mut self, mut is_there: impl FnMut(u32, bool) -> bool) -> Vec<(Hook, u32)> {
+        let recorded = self.programs.as_ref().ok().and_then(|programs| programs.attachments().ok());
+        let filters = recorded.into_iter().flatten().filter_map(|attachment| match attachment {
+            Attachment::Link { hook, ifindex, mode: AttachMode::Clsact } => Some((hook, ifindex)),
+            _ => None,
+        });
+        let missing: Vec<_> = filters
+            .filter(|(hook, link)| self.ours.contains(&(*hook, *link)) && !is_there(*link, hook.is_ingress()))
+            .collect();
+        for hook in &missing {
+            self.ours.remove(hook);
+        }
+        missing
     }
 
     /// Puts one pod's entries and hooks in force, and nothing else.

@@ -159,6 +159,16 @@ pub(crate) fn has_redirect(
     Ok(present.iter().copied().eq(ifb))
 }
 
+/// True where the link has a program of ours as a clsact filter in that direction.
+pub(crate) fn has_program(netlink: &mut Netlink, link: u32, ingress: bool) -> bool {
+    netlink.get(&wire::get_program(link, ingress)).is_ok()
+}
+
+/// The link of a message about a clsact qdisc, which takes its filters along.
+pub(crate) fn clsact_of(body: &[u8]) -> Option<u32> {
+    wire::parse_qdisc(body).filter(Qdisc::is_clsact).map(|qdisc| qdisc.link)
+}
+
 /// True for a message about a qdisc of ours.
 pub(crate) fn is_our_qdisc(body: &[u8]) -> bool {
     wire::parse_qdisc(body).is_some_and(|qdisc| qdisc.is_ours() || qdisc.is_our_htb())
@@ -166,7 +176,7 @@ pub(crate) fn is_our_qdisc(body: &[u8]) -> bool {
 
 /// True for a message about a filter of ours.
 pub(crate) fn is_our_filter(body: &[u8]) -> bool {
-    wire::has_redirect_priority(body)
+    wire::has_our_priority(body)
 }
 
 fn redirects(netlink: &mut Netlink, target: Target<'_>) -> Result<Vec<u32>, DataplaneError> {

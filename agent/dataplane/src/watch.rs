@@ -154,8 +154,11 @@ impl Watch {
                 (ours && !destination.starts_with(&LINK_LOCAL))
                     .then(|| "a neighbour entry of ours went".to_owned())
             }
-            RTM_DELQDISC => tc::is_our_qdisc(body).then(|| "a limit went".to_owned()),
-            RTM_DELTFILTER => tc::is_our_filter(body).then(|| "a limit's redirect went".to_owned()),
+            RTM_DELQDISC => {
+                let filters = tc::clsact_of(body).is_some_and(|link| self.links.contains(&link));
+                (filters || tc::is_our_qdisc(body)).then(|| "a limit or the filters of a link went".to_owned())
+            }
+            RTM_DELTFILTER => tc::is_our_filter(body).then(|| "a filter of ours went".to_owned()),
             _ => None,
         }
     }

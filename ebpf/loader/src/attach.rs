@@ -17,8 +17,9 @@ use crate::pins::{Pins, unpin};
 use crate::programs::{Programs, program_fd};
 use crate::sys;
 
-/// Priority and handle of our clsact filters: one place for each hook, so that a restart finds them.
-const CLSACT_PRIORITY: u16 = 47_000;
+/// Priority of our clsact filters: one place for each hook, so that a restart finds them.
+pub const CLSACT_PRIORITY: u16 = 47_000;
+/// Their handle.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// The programs that TOA attaches to a cgroup.
@@ -29,7 +30,7 @@ pub const TOA_PROGRAMS: [&str; 3] = [names::PROG_TOA_SOCKOPS, names::PROG_TOA_PE
 pub enum Hook {
     /// Ingress of an uplink: the bypass towards pods.
     Uplink,
-    /// Ingress of a host veth: anti-spoofing, and the bypass from pods. Runs before other TCX programs.
+    /// Ingress of a host veth: anti-spoofing, and the bypass from pods.
     FromPod,
     /// Egress of a limited link (host veth or ifb): CE marks.
     Mark,
@@ -52,11 +53,19 @@ impl Hook {
         }
     }
 
+    /// True where it sees what arrives on its link.
+    #[must_use]
+    pub const fn is_ingress(self) -> bool {
+        matches!(self, Self::Uplink | Self::FromPod)
+    }
+
     const fn direction(self) -> TcAttachType {
-        match self {
-            Self::Uplink | Self::FromPod => TcAttachType::Ingress,
-            Self::Mark | Self::Classify => TcAttachType::Egress,
-        }
+        if self.is_ingress() { TcAttachType::Ingress } else { TcAttachType::Egress }
+    }
+
+    /// True where the hook sits on links that only we use: pods' host veths and ifbs.
+    const fn is_on_own_link(self) -> bool {
+        matches!(self, Self::FromPod | Self::Mark)
     }
 
     fn order(self) -> LinkOrder {
@@ -70,7 +79,8 @@ impl Hook {
 /// How tc programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum AttachMode {
-    /// TCX where the kernel has it (6.6), else clsact.
+    /// On uplinks TCX where the kernel has it (6.6), else clsact; on links of our own clsact: attaching and removing
+    /// by TCX each wait for an RCU grace period, with RTNL held (`tcx_entry_sync`, kernel/bpf/tcx.c).
     #[default]
     Auto,
     /// TCX, with pinned links.
@@ -140,6 +150,13 @@ impl Programs {
     /// When there is no such link, the kernel refused the program, or attaching or pinning fails.
     pub fn attach(&mut self, hook: Hook, link: &str) -> Result<Attachment, Error> {
         let ifindex = if_nametoindex(link).map_err(|_| Error::NoInterface { name: link.to_owned() })?;
+        if self.mode == AttachMode::Auto && hook.is_on_own_link() {
+            // What an earlier release attached by TCX stays so until the link goes.
+            return match self.adopt_tcx(hook, ifindex)? {
+                Some(attachment) => Ok(attachment),
+                None => self.attach_clsact(hook, link, ifindex),
+            };
+        }
         if self.mode != AttachMode::Clsact {
             match self.attach_tcx(hook, link, ifindex) {
                 Err(Error::System { source, .. })
@@ -223,14 +240,24 @@ impl Programs {
         Ok(attachments)
     }
 
-    fn attach_tcx(&mut self, hook: Hook, link: &str, ifindex: u32) -> Result<Attachment, Error> {
+    /// Gives the TCX link that is pinned for the hook, if there is one, our program.
+    fn adopt_tcx(&mut self, hook: Hook, ifindex: u32) -> Result<Option<Attachment>, Error> {
         let attachment = Attachment::Link { hook, ifindex, mode: AttachMode::Tcx };
         let pin = self.link_folder().join(attachment.pin_name());
         let name = hook.program();
         let program = self.program(name)?;
-        if adopt(&pin, name, program, |info| info.ifindex() == Some(ifindex))? {
+        let adopted = adopt(&pin, name, program, |info| info.ifindex() == Some(ifindex))?;
+        Ok(adopted.then_some(attachment))
+    }
+
+    fn attach_tcx(&mut self, hook: Hook, link: &str, ifindex: u32) -> Result<Attachment, Error> {
+        if let Some(attachment) = self.adopt_tcx(hook, ifindex)? {
             return Ok(attachment);
         }
+        let attachment = Attachment::Link { hook, ifindex, mode: AttachMode::Tcx };
+        let pin = self.link_folder().join(attachment.pin_name());
+        let name = hook.program();
+        let program = self.program(name)?;
         let Program::SchedClassifier(classifier) = program else {
             return Err(wrong_type(name));
         };
@@ -363,7 +390,8 @@ pub(crate) fn remove_record(pins: &Pins, name: &str) -> Result<(), Error> {
 
 /// Removes our filter from a link; no error when either has gone.
 fn remove_filter(hook: Hook, ifindex: u32) -> Result<(), Error> {
-    let Ok(link) = if_indextoname(ifindex) else {
+    // nix takes if_indextoname's null pointer for success: a link that has gone has an empty name.
+    let Some(link) = if_indextoname(ifindex).ok().filter(|name| !name.is_empty()) else {
         return Ok(());
     };
     let link = link.to_string_lossy().into_owned();

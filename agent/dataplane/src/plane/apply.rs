@@ -8,7 +8,7 @@ use crate::bpf::View;
 use crate::endpoint::{self, LINK_PREFIX};
 use crate::host::HostTables;
 use crate::links::{self, Link};
-use crate::tc::Qdiscs;
+use crate::tc::{self, Qdiscs};
 use crate::{Dataplane, DataplaneError, Problem, Severity, Uplink, host, sysctl};
 
 /// Problems as they are found.
@@ -58,6 +58,10 @@ impl Dataplane {
         self.build_trees(desired, &links, &mut problems);
         let trees = self.trees.iter().map(|(name, tree)| (tree.index, name.as_str())).collect();
         let view = View { desired, links: &links, uplinks: &uplinks, trees };
+        let Self { bpf, netlink, .. } = self;
+        for (hook, link) in bpf.look(|link, ingress| tc::has_program(netlink, link, ingress)) {
+            tracing::warn!(link, program = hook.program(), "a filter of ours was taken away; putting it back");
+        }
         problems.0.extend(self.bpf.apply(&view));
         self.prune_trees(&links, &mut problems);
         problems.0.sort();
@@ -105,7 +109,7 @@ impl Dataplane {
                 tracing::info!(link = name, "put the host side of a pod's link back");
                 problems.take(name, host::verify_mac(&mut self.netlink, name));
             }
-            let limited = self.limit_with(endpoint, link, &qdiscs);
+            let limited = self.limit(endpoint, link, &qdiscs);
             problems.take(name, limited);
         }
     }

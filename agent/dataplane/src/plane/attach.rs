@@ -121,7 +121,9 @@ impl Dataplane {
         host::reconcile(&mut self.netlink, endpoint, &link, &tables)?;
         let (pod_ifindex, pod_mac) = self.configure_pod(endpoint, netns)?;
         let link = host::verify_mac(&mut self.netlink, name)?;
-        let ifb = self.limit(endpoint, &link)?;
+        // A new link has none; reading those of all pods is what grows with their number.
+        let qdiscs = if created { Qdiscs::default() } else { Qdiscs::read(&mut self.netlink)? };
+        let ifb = self.limit(endpoint, &link, &qdiscs)?;
         let mut problems = self.bpf.attach(endpoint, &link, ifb.as_ref());
         problems.extend(self.register(endpoint)?);
         self.routes.add(&endpoint.addresses, link.index)?;
@@ -192,13 +194,7 @@ impl Dataplane {
     }
 
     /// Brings both limits of an endpoint to what it asks for; answers the ifb where there is one.
-    pub(super) fn limit(&mut self, endpoint: &Endpoint, link: &Link) -> Result<Option<Link>, DataplaneError> {
-        let qdiscs = Qdiscs::read(&mut self.netlink)?;
-        self.limit_with(endpoint, link, &qdiscs)
-    }
-
-    /// As [`Self::limit`], with the qdiscs read already.
-    pub(super) fn limit_with(
+    pub(super) fn limit(
         &mut self,
         endpoint: &Endpoint,
         link: &Link,

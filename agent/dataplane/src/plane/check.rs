@@ -79,6 +79,10 @@ impl Dataplane {
                 findings.add("route", format!("the host does not route {address} to {name}"));
             }
         }
+        let Self { bpf, netlink, .. } = self;
+        for (hook, _) in bpf.look(|index, ingress| index != link.index || tc::has_program(netlink, index, ingress)) {
+            findings.add("filter", format!("{} was taken away from {name}", hook.program()));
+        }
         let tables = HostTables::read(&mut self.netlink)?;
         for address in tables.missing_neighbours(endpoint, link) {
             findings.add("neighbour", format!("no permanent entry for {address} on {name}"));

@@ -1,6 +1,8 @@
 //! Traffic-control messages that netlink-packet-route 0.34 lacks: TBF, u32 with mirred, clsact.
 //! Layouts are those of `linux/pkt_sched.h`, `linux/pkt_cls.h` and `linux/tc_act/tc_mirred.h`; host byte order.
 
+use turnpike_ebpf_loader::CLSACT_PRIORITY;
+
 use crate::netlink::attr::{self, Attributes};
 use crate::netlink::{CREATE, EXCL, REPLACE, Request};
 
@@ -24,11 +26,12 @@ pub(super) const ROOT: u32 = 0xffff_ffff;
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const CLSACT_INGRESS: u32 = 0xffff_fff2;
+const CLSACT_EGRESS: u32 = 0xffff_fff3;
 
 /// Handle of our TBF.
 const TBF: u32 = 0x7470_0000;
 
-/// Our redirect comes after every eBPF filter (the loader's clsact fallback uses 47000).
+/// Our redirect comes after every eBPF filter: [`CLSACT_PRIORITY`].
 const REDIRECT_PRIORITY: u16 = 48_000;
 const ETH_P_ALL: u16 = 0x0003;
 
@@ -251,10 +254,16 @@ pub(crate) fn get_ingress_filters(link: u32) -> Request {
     message(RTM_GETTFILTER, 0, [link, 0, CLSACT_INGRESS, 0], &Attributes::default())
 }
 
+/// Asks for the eBPF filter of ours that a link has in this direction.
+pub(crate) fn get_program(link: u32, ingress: bool) -> Request {
+    let parent = if ingress { CLSACT_INGRESS } else { CLSACT_EGRESS };
+    message(RTM_GETTFILTER, 0, [link, 1, parent, filter_info(CLSACT_PRIORITY)], &Attributes::default())
+}
+
 /// Where our redirect leads, if the dumped filter is that: `None` for other filters.
 pub(crate) fn redirect_target(body: &[u8]) -> Option<u32> {
     let attributes = body.get(HEADER..)?;
-    if !has_redirect_priority(body) {
+    if !has_priority(body, REDIRECT_PRIORITY) {
         return None;
     }
     let actions = attr::find(attr::find(attributes, TCA_OPTIONS)?, U32_ACT)?;
@@ -262,14 +271,22 @@ pub(crate) fn redirect_target(body: &[u8]) -> Option<u32> {
     attr::u32_at(attr::find(options, MIRRED_PARMS)?, MIRRED_IFINDEX)
 }
 
-/// True for a filter at the priority of our redirect.
-pub(crate) fn has_redirect_priority(body: &[u8]) -> bool {
-    attr::u32_at(body, 16).is_some_and(|info| info >> 16 == u32::from(REDIRECT_PRIORITY))
+/// True for a filter at the priority of our redirect or of our programs.
+pub(crate) fn has_our_priority(body: &[u8]) -> bool {
+    has_priority(body, REDIRECT_PRIORITY) || has_priority(body, CLSACT_PRIORITY)
+}
+
+fn has_priority(body: &[u8], priority: u16) -> bool {
+    attr::u32_at(body, 16).is_some_and(|info| info >> 16 == u32::from(priority))
+}
+
+fn redirect_info() -> u32 {
+    filter_info(REDIRECT_PRIORITY)
 }
 
 /// `tcm_info` of a filter: priority and protocol (network byte order).
-fn redirect_info() -> u32 {
-    (u32::from(REDIRECT_PRIORITY) << 16) | u32::from(ETH_P_ALL.to_be())
+fn filter_info(priority: u16) -> u32 {
+    (u32::from(priority) << 16) | u32::from(ETH_P_ALL.to_be())
 }
 
 #[cfg(test)]

@@ -177,6 +177,7 @@ fn the_watch_sees_what_others_take_away_and_nothing_else() {
     let mut watch = Watch::open(&host.config()).expect("a watch");
     let moment = Duration::from_millis(300);
     let name = endpoint(1).host_link;
+    let before = snapshot();
     for (line, seen) in [
         (format!("ip route del 10.244.0.1 dev {name}"), true),
         (format!("ip link set {name} address 02:00:00:00:00:01"), true),
@@ -184,6 +185,8 @@ fn the_watch_sees_what_others_take_away_and_nothing_else() {
         (format!("ip neigh del 10.244.0.1 dev {name}"), true),
         (format!("tc qdisc del dev {name} root"), true),
         (format!("tc filter del dev {name} ingress"), true),
+        (format!("tc filter del dev {name} egress"), true),
+        (format!("tc qdisc del dev {name} clsact"), true),
         ("nft flush set inet turnpike pods4".to_owned(), true),
         ("nft delete table inet turnpike".to_owned(), true),
         (format!("ip link del {}", name.replacen("tpk", "tpki", 1)), true),
@@ -202,7 +205,25 @@ fn the_watch_sees_what_others_take_away_and_nothing_else() {
         while watch.wait(Duration::ZERO).expect("wait").is_some() {}
         apply(&mut plane, &desired);
         assert_eq!(watch.wait(Duration::ZERO).expect("wait"), None, "{line}");
+        if seen {
+            same(&snapshot(), &before, &line);
+        }
     }
+}
+
+#[test]
+fn check_names_a_filter_that_was_taken_away() {
+    let host = Host::enter();
+    let mut plane = host.open();
+    let pod = Pod::new();
+    apply(&mut plane, &DesiredState::default());
+    attach(&mut plane, &endpoint(1), &pod);
+    assert_eq!(plane.check(&endpoint(1), pod.fd()).expect("check"), []);
+    run(&format!("tc filter del dev {} ingress", endpoint(1).host_link));
+    let findings = plane.check(&endpoint(1), pod.fd()).expect("check");
+    assert!(findings.iter().any(|finding| finding.to_string().contains("from_pod")), "{findings:?}");
+    apply(&mut plane, &state(&[endpoint(1)]));
+    assert_eq!(plane.check(&endpoint(1), pod.fd()).expect("check"), []);
 }
 
 #[test]

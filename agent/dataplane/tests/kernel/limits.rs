@@ -37,7 +37,7 @@ fn both_limits_are_queues_of_ours() {
     apply(&mut plane, &DesiredState::default());
     attach(&mut plane, &endpoint, &pod);
     assert_eq!(qdiscs(&endpoint.host_link), ["clsact", "tbf"]);
-    assert_eq!(qdiscs(&ifb()), ["tbf"]);
+    assert_eq!(qdiscs(&ifb()), ["clsact", "tbf"]);
     assert_eq!(rate(&endpoint.host_link), Some(100_000_000));
     assert_eq!(rate(&ifb()), Some(50_000_000));
     let redirect = text(&format!("tc filter show dev {} ingress", endpoint.host_link));

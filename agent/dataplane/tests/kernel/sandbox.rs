@@ -272,6 +272,7 @@ fn links() -> String {
                 format!("tc qdisc show dev {name}"),
                 format!("tc class show dev {name}"),
                 format!("tc filter show dev {name} ingress"),
+                format!("tc filter show dev {name} egress"),
             ] {
                 lines.extend(text(&line).lines().map(|line| format!("{name}: {}", traffic_control(line))));
             }
@@ -284,7 +285,7 @@ fn links() -> String {
 /// Without numbers of the run.
 fn traffic_control(line: &str) -> String {
     let mut words: Vec<&str> = line.split_whitespace().collect();
-    for word in ["index", "refcnt", "direct_packets_stat"] {
+    for word in ["index", "refcnt", "direct_packets_stat", "id"] {
         if let Some(at) = words.iter().position(|found| *found == word) {
             words.drain(at..(at + 2).min(words.len()));
         }

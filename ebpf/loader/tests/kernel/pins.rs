@@ -30,11 +30,16 @@ fn at_ingress(link: &str) -> Vec<u32> {
     programs.iter().map(|info| info.id()).collect()
 }
 
+fn tcx(sandbox: &Sandbox) -> OpenOptions {
+    OpenOptions { mode: AttachMode::Tcx, ..OpenOptions::new(sandbox.pins()) }
+}
+
 #[test]
 fn links_and_maps_outlive_the_loader_and_are_adopted() {
     let sandbox = Sandbox::enter();
     let index = veth_pair();
-    let mut first = sandbox.open();
+    let open = || Programs::open(&tcx(&sandbox)).expect("programs");
+    let mut first = open();
     let pod = PodEntry { ifindex: index, mtu: 1500, flags: 0, pod_mac: [1; 6], host_mac: [2; 6] };
     first.maps().pods.insert(&Addr::from(ip("10.244.1.5")), &pod).expect("insert");
     let attachment = first.attach(Hook::FromPod, "tpk0").expect("attach");
@@ -44,7 +49,7 @@ fn links_and_maps_outlive_the_loader_and_are_adopted() {
     drop(first);
     assert_eq!(at_ingress("tpk0"), before, "still in force");
 
-    let mut second = sandbox.open();
+    let mut second = open();
     assert_eq!(second.maps().pods.get(&Addr::from(ip("10.244.1.5"))).expect("read"), Some(pod));
     assert_eq!(second.attachments().expect("attachments"), std::slice::from_ref(&attachment));
     assert_eq!(at_ingress("tpk0"), before, "opening changes nothing yet");
@@ -63,7 +68,18 @@ fn links_and_maps_outlive_the_loader_and_are_adopted() {
 
 #[test]
 fn a_program_is_replaced_under_traffic_without_a_gap() {
+    replaced_under_traffic(AttachMode::Tcx);
+}
+
+#[test]
+fn a_filter_is_replaced_under_traffic_without_a_gap() {
+    replaced_under_traffic(AttachMode::Clsact);
+}
+
+fn replaced_under_traffic(mode: AttachMode) {
     let sandbox = Sandbox::enter();
+    let options = OpenOptions { mode, ..OpenOptions::new(sandbox.pins()) };
+    let open = || Programs::open(&options).expect("programs");
     let pod = Space::new();
     run("ip link add tpk0 type veth peer name pod0");
     pod.adopt("pod0");
@@ -73,7 +89,7 @@ fn a_program_is_replaced_under_traffic_without_a_gap() {
     pod.ip("addr add 10.244.1.5/24 dev pod0");
     let index = ifindex("tpk0");
     // The veth's entry names another address: as long as a program is there, nothing passes.
-    let mut programs = sandbox.open();
+    let mut programs = open();
     let entry = Veth {
         ip4: [10, 244, 1, 99],
         flags: 0,
@@ -100,7 +116,7 @@ fn a_program_is_replaced_under_traffic_without_a_gap() {
     });
     for _ in 0..8 {
         drop(programs);
-        programs = sandbox.open();
+        programs = open();
         programs.attach(Hook::FromPod, "tpk0").expect("adopt");
     }
     stop.send(()).expect("the traffic runs");
@@ -118,7 +134,7 @@ fn a_program_is_replaced_under_traffic_without_a_gap() {
 fn a_link_that_went_away_leaves_a_record_that_does_no_harm() {
     let sandbox = Sandbox::enter();
     let old = veth_pair();
-    let mut programs = sandbox.open();
+    let mut programs = Programs::open(&tcx(&sandbox)).expect("programs");
     programs.attach(Hook::FromPod, "tpk0").expect("attach");
     run("ip link del tpk0");
     assert_eq!(programs.attachments().expect("attachments").len(), 1);
@@ -155,8 +171,8 @@ fn clsact_filters_are_adopted_and_removed_too() {
     run("tc filter del dev tpk0 ingress");
     assert_eq!(second.attach(Hook::FromPod, "tpk0").expect("again"), wanted);
     assert_eq!((filters("ingress"), filters("egress")), (1, 1));
-    // After an upgrade to a kernel with TCX the filter gives way to the link.
-    let mut third = Programs::open(&OpenOptions::new(sandbox.pins())).expect("programs");
+    // Who asks for TCX gets the link, and the filter goes.
+    let mut third = Programs::open(&tcx(&sandbox)).expect("programs");
     third.attach(Hook::FromPod, "tpk0").expect("attach");
     assert_eq!((filters("ingress"), at_ingress("tpk0").len()), (0, 1));
     assert!(third.detach(Hook::Mark, index).expect("detach"));
@@ -164,10 +180,45 @@ fn clsact_filters_are_adopted_and_removed_too() {
 }
 
 #[test]
+fn the_record_of_a_filter_goes_after_its_link() {
+    let sandbox = Sandbox::enter();
+    let index = veth_pair();
+    let mut programs = sandbox.open();
+    programs.attach(Hook::FromPod, "tpk0").expect("attach");
+    run("ip link del tpk0");
+    assert!(programs.detach(Hook::FromPod, index).expect("detach"));
+    assert_eq!(programs.attachments().expect("attachments"), []);
+}
+
+#[test]
+fn on_links_of_our_own_a_filter_is_the_choice_and_a_tcx_link_from_before_stays() {
+    let sandbox = Sandbox::enter();
+    let index = veth_pair();
+    let mut programs = sandbox.open();
+    let attached = |hook, mode| Attachment::Link { hook, ifindex: index, mode };
+    for hook in [Hook::FromPod, Hook::Mark] {
+        assert_eq!(programs.attach(hook, "tpk0").expect("attach"), attached(hook, AttachMode::Clsact));
+    }
+    for hook in [Hook::Uplink, Hook::Classify] {
+        assert_eq!(programs.attach(hook, "tpk0").expect("attach"), attached(hook, AttachMode::Tcx));
+    }
+    for hook in Hook::ALL {
+        assert!(programs.detach(hook, index).expect("detach"));
+    }
+    let mut earlier = Programs::open(&tcx(&sandbox)).expect("programs");
+    earlier.attach(Hook::FromPod, "tpk0").expect("attach");
+    let before = at_ingress("tpk0");
+    let adopted = sandbox.open().attach(Hook::FromPod, "tpk0").expect("adopt");
+    assert_eq!(adopted, attached(Hook::FromPod, AttachMode::Tcx));
+    assert_eq!(at_ingress("tpk0").len(), 1);
+    assert_ne!(at_ingress("tpk0"), before, "the new process's program");
+}
+
+#[test]
 fn everything_can_be_removed_and_removing_nothing_is_fine() {
     let sandbox = Sandbox::enter();
     veth_pair();
-    let mut programs = sandbox.open();
+    let mut programs = Programs::open(&tcx(&sandbox)).expect("programs");
     for hook in Hook::ALL {
         programs.attach(hook, "tpk0").expect("attach");
     }
