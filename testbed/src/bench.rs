@@ -9,7 +9,6 @@ mod rows;
 mod toa;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -20,7 +19,7 @@ use clap::Parser;
 pub struct Options {
     /// Which bench, `bgp`, `cni`, `datapath` or `toa`; none runs all.
     pub name: Option<String>,
-    /// Write the rows of `bgp`, `datapath` or `toa` to this file too.
+    /// Write the rows of one bench to this file, too.
     #[arg(long)]
     pub json: Option<PathBuf>,
     /// Every case with every daemon, five times, however long it takes.
@@ -32,7 +31,7 @@ pub struct Options {
     /// Only daemons whose name contains this; may repeat.
     #[arg(long)]
     pub daemon: Vec<String>,
-    /// Runs of each daemon in each case of `bgp`, of each way in `datapath` and `toa`.
+    /// Runs of each daemon in each case of `bgp`, of each way in the others.
     #[arg(long)]
     pub runs: Option<usize>,
     /// Serve at this port instead, for `toa`.
@@ -53,42 +52,15 @@ pub fn run(options: &Options) -> Result<()> {
     }
     match options.name.as_deref() {
         None => {
-            cni::run()?;
+            cni::run(&Options::default())?;
             datapath::run(&Options::default())?;
             toa::run(&Options::default())?;
             bgp::run(options)
         }
         Some("bgp") => bgp::run(options),
-        Some("cni") => cni::run(),
+        Some("cni") => cni::run(options),
         Some("datapath") => datapath::run(options),
         Some("toa") => toa::run(options),
         Some(other) => bail!("there is no bench {other:?}; there are: bgp, cni, datapath, toa"),
     }
-}
-
-/// One line of a table: what was measured, ours, the peer's.
-struct Row {
-    case: String,
-    ours: Duration,
-    peer: Duration,
-}
-
-/// Prints a table whose peer has this name.
-fn table(title: &str, peer: &str, rows: &[Row]) {
-    println!("\n{title}\n");
-    println!("| case | ours | {peer} | ratio |\n|---|---|---|---|");
-    for Row { case, ours, peer } in rows {
-        let ratio = ours.as_secs_f64() / peer.as_secs_f64();
-        println!("| {case} | {} | {} | {ratio:.2} |", ms(*ours), ms(*peer));
-    }
-}
-
-fn ms(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
-}
-
-/// The middle one.
-fn median(mut runs: Vec<Duration>) -> Duration {
-    runs.sort_unstable();
-    runs.get(runs.len() / 2).copied().unwrap_or_default()
 }

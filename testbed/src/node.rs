@@ -280,11 +280,23 @@ impl Node {
     /// # Errors
     /// When the node was stopped or a namespace cannot be joined.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.within(&["net", "uts", "ipc", "mnt"], work)
+    }
+
+    /// Like [`Node::inside`], and processes started from there are the node's in every way. Threads cannot be started.
+    ///
+    /// # Errors
+    /// As [`Node::inside`].
+    pub fn inside_with_children<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.within(&["net", "uts", "ipc", "pid", "mnt"], work)
+    }
+
+    fn within<T: Send>(&self, namespaces: &[&str], work: impl FnOnce() -> T + Send) -> Result<T> {
         let folder = PathBuf::from(format!("/proc/{}/ns", self.pid()?));
         on_thread(|| {
             // A thread that shares its file system context with others may not change its mount namespace.
             unshare(CloneFlags::CLONE_FS).context("unshare the file system context")?;
-            for name in ["net", "uts", "ipc", "mnt"] {
+            for name in namespaces {
                 let file = File::open(folder.join(name)).with_context(|| format!("open {name} namespace"))?;
                 setns(file, CloneFlags::empty()).with_context(|| format!("join {name} namespace"))?;
             }

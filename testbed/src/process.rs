@@ -2,17 +2,19 @@
 
 use std::fmt;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::poll::{poll, poll_result};
+use crate::poll::poll;
 
 /// How long [`Process::stop`] waits for a polite exit, and a node for its killed processes.
 const EXIT_DEADLINE: Duration = Duration::from_secs(10);
@@ -154,13 +156,33 @@ impl Running {
         Ok(())
     }
 
+    /// Waits for its end, without looking again and again: what waits may be measuring.
     pub(crate) fn wait(&self, deadline: Duration, name: &str) -> Result<ExitStatus> {
-        poll_result(deadline, &format!("the end of {name}"), || match self.try_wait() {
-            Ok(Some(status)) => Ok(Ok(status)),
-            Ok(None) => Err("it runs"),
-            Err(error) => Ok(Err(error)),
-        })?
-        .with_context(|| format!("wait for {name}"))
+        let until = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.try_wait().with_context(|| format!("wait for {name}"))? {
+                return Ok(status);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "waited {deadline:?} for the end of {name}: it runs");
+            self.wait_for_end(left).with_context(|| format!("wait for {name}"))?;
+        }
+    }
+
+    /// Returns when it has ended, or after `limit`.
+    fn wait_for_end(&self, limit: Duration) -> Result<()> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("a pid")?;
+        let process = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+            Ok(process) => process,
+            // Another thread has reaped it.
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut ends = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        match nix::poll::poll(&mut ends, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Kills and reaps it.

@@ -220,6 +220,12 @@ impl TurnpikeNode {
             .map(drop)
     }
 
+    /// The agent's pid in the host's pid namespace.
+    #[must_use]
+    pub fn agent_pid(&self) -> u32 {
+        guard(&self.agent).pid()
+    }
+
     /// What the agent has logged, earlier runs included.
     #[must_use]
     pub fn agent_log(&self) -> String {

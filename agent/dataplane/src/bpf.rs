@@ -163,6 +163,19 @@ impl Bpf {
         results.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(words(&error)))
     }
 
+    /// True where nothing passes from a link unless the maps say so.
+    pub(crate) fn guards(&self, link: u32) -> bool {
+        self.programs.is_ok() && self.ours.contains(&(Hook::FromPod, link))
+    }
+
+    /// Lets nothing pass from a link any more.
+    pub(crate) fn shut(&mut self, link: u32) -> Result<(), String> {
+        let Ok(programs) = &mut self.programs else {
+            return Ok(());
+        };
+        programs.maps().veths.remove(&link).map(drop).map_err(|error| words(&error))
+    }
+
     /// Forgets links that have gone: not before, or a pod could send for a moment with nobody looking.
     pub(crate) fn forget_links(&mut self, links: &[u32]) -> Result<(), String> {
         let Ok(programs) = &mut self.programs else {

@@ -26,17 +26,26 @@ const IP_SOURCE: u16 = 1;
 const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_DESTINATION_PORT: u16 = 3;
 
-/// Deletes every entry in which the address takes part; answers how many there were.
+/// Deletes every entry in which one of the addresses takes part; answers how many there were.
 ///
 /// # Errors
 /// The table cannot be read. Entries that vanish meanwhile are no error.
-pub(crate) fn forget(netlink: &mut Netlink, address: IpAddr) -> Result<usize, Refusal> {
+pub(crate) fn forget(netlink: &mut Netlink, addresses: &BTreeSet<IpAddr>) -> Result<usize, Refusal> {
     let concerned = |attributes: &[u8]| {
         let mut tuples =
             [TUPLE_ORIGINAL, TUPLE_REPLY].iter().filter_map(|tuple| attr::find(attributes, *tuple));
-        tuples.any(|tuple| names(tuple, address))
+        tuples.any(|tuple| {
+            let ends = [IP_SOURCE, IP_SOURCE + 1].map(|kind| address_at(tuple, kind));
+            ends.iter().flatten().any(|end| addresses.contains(end))
+        })
     };
-    forget_where(netlink, address.is_ipv6(), concerned)
+    let mut count = 0;
+    for is_ipv6 in [false, true] {
+        if addresses.iter().any(|address| address.is_ipv6() == is_ipv6) {
+            count += forget_where(netlink, is_ipv6, concerned)?;
+        }
+    }
+    Ok(count)
 }
 
 /// Deletes the entries of UDP flows to one of the ports at an address that `is_ours`, and that nobody translates.
@@ -106,14 +115,4 @@ fn address_at(tuple: &[u8], kind: u16) -> Option<IpAddr> {
         return <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
     }
     attr::find(addresses, kind + 2).and_then(|octets| <[u8; 16]>::try_from(octets).ok()).map(IpAddr::from)
-}
-
-/// True where source or destination of a tuple is the address.
-fn names(tuple: &[u8], address: IpAddr) -> bool {
-    let octets = match address {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    let addresses = attr::find(tuple, TUPLE_IP).unwrap_or_default();
-    attr::iter(addresses).any(|(_, value)| value == octets)
 }

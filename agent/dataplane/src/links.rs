@@ -29,6 +29,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INFO_KIND: u16 = 1;
@@ -55,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) gso_max_size: Option<u32>,
     /// Index of the bridge, bond… that it is a port of.
     pub(crate) master: Option<u32>,
+    /// Number of the device group; 0 unless somebody set one.
+    pub(crate) group: Option<u32>,
 }
 
 impl Link {
@@ -75,6 +78,7 @@ impl Link {
             peer_netns: attr::find_u32(attributes, IFLA_LINK_NETNSID),
             gso_max_size: attr::find_u32(attributes, IFLA_GSO_MAX_SIZE),
             master: attr::find_u32(attributes, IFLA_MASTER),
+            group: attr::find_u32(attributes, IFLA_GROUP),
         })
     }
 
@@ -161,6 +165,18 @@ pub(crate) fn create_ifb(name: &str, mtu: u32) -> Request {
 /// Removes a link by index.
 pub(crate) fn delete(index: u32) -> Request {
     Request::route(&RouteNetlinkMessage::DelLink(with_index(index)), 0)
+}
+
+/// Puts a link into a device group.
+pub(crate) fn set_group(index: u32, group: u32) -> Request {
+    set(index, vec![LinkAttribute::Group(group)])
+}
+
+/// Removes all links of a device group at once.
+pub(crate) fn delete_group(group: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::Group(group)];
+    Request::route(&RouteNetlinkMessage::DelLink(message), 0)
 }
 
 /// Brings a link up.

@@ -3,6 +3,7 @@
 mod apply;
 mod attach;
 mod check;
+mod detach;
 mod trace;
 mod tree;
 mod usage;
@@ -45,6 +46,8 @@ pub struct Dataplane {
     uplinks: Vec<Uplink>,
     trees: tree::Trees,
     memory: Memory,
+    /// Pods that are off the network and whose links have not been deleted yet.
+    cut_off: Vec<detach::CutOff>,
 }
 
 impl Dataplane {
@@ -74,6 +77,7 @@ impl Dataplane {
             early: Vec::new(),
             uplinks: Vec::new(),
             trees: tree::Trees::new(),
+            cut_off: Vec::new(),
             memory: Memory(config.state.clone()),
             config,
         })
@@ -129,6 +133,17 @@ impl Dataplane {
     /// Something of the attachment is still there.
     pub fn detach(&mut self, host_link: &str) -> Result<(), DataplaneError> {
         self.detach_link(host_link)
+    }
+
+    /// Takes a pod off the network: nothing passes to or from it when this returns. Its links, and what conntrack
+    /// knows of its addresses, go with the next [`Self::apply`], or before a new pod gets its name or address.
+    ///
+    /// Idempotent, as [`Self::detach`]. Where no program guards the pod's link it is the same as that.
+    ///
+    /// # Errors
+    /// The pod may still be on the network.
+    pub fn cut_off(&mut self, host_link: &str) -> Result<(), DataplaneError> {
+        self.cut_off_link(host_link)
     }
 
     /// Brings the node to `desired`, writing only differences, and answers with what could not be done.

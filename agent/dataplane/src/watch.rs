@@ -156,7 +156,8 @@ impl Watch {
             }
             RTM_DELQDISC => {
                 let filters = tc::clsact_of(body).is_some_and(|link| self.links.contains(&link));
-                (filters || tc::is_our_qdisc(body)).then(|| "a limit or the filters of a link went".to_owned())
+                (filters || tc::is_our_qdisc(body))
+                    .then(|| "a limit or the filters of a link went".to_owned())
             }
             RTM_DELTFILTER => tc::is_our_filter(body).then(|| "a filter of ours went".to_owned()),
             _ => None,

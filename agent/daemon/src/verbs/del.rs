@@ -39,7 +39,10 @@ fn known_id(agent: &Agent, attachment: &Attachment) -> EndpointId {
     id
 }
 
-/// Removes a pod's link, then gives its addresses back. The caller holds the interface's lock.
+/// Takes a pod off the network, then gives its addresses back. The caller holds the interface's lock.
+///
+/// Its link is deleted by the next apply, together with others, and in any case before a pod gets one of the addresses:
+/// the kernel takes long for it, and the pod's end need not wait.
 ///
 /// # Errors
 /// Something is still there; the entry stays, marked as being removed, and its addresses with it.
@@ -51,8 +54,8 @@ pub(crate) fn remove(agent: &Agent, id: &EndpointId) -> Result<(), ErrorReply> {
         return Ok(());
     };
     let link = record.host_link.clone();
-    let detached = agent.plane()?.call(move |dataplane| dataplane.detach(&link)).map_err(plane_gone)?;
-    if let Err(error) = detached {
+    let cut_off = agent.plane()?.call(move |dataplane| dataplane.cut_off(&link)).map_err(plane_gone)?;
+    if let Err(error) = cut_off {
         // The link is what counts: without it no packet bears the addresses.
         if crate::keeper::link_exists(&record.host_link) {
             return Err(super::dataplane_error(&error));

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use turnpike_model::desired::{DesiredState, Endpoint};
 
+use super::detach;
 use crate::bpf::View;
-use crate::endpoint::{self, LINK_PREFIX};
+use crate::endpoint;
 use crate::host::HostTables;
 use crate::links::{self, Link};
 use crate::tc::{self, Qdiscs};
@@ -60,7 +61,11 @@ impl Dataplane {
         let view = View { desired, links: &links, uplinks: &uplinks, trees };
         let Self { bpf, netlink, .. } = self;
         for (hook, link) in bpf.look(|link, ingress| tc::has_program(netlink, link, ingress)) {
-            tracing::warn!(link, program = hook.program(), "a filter of ours was taken away; putting it back");
+            tracing::warn!(
+                link,
+                program = hook.program(),
+                "a filter of ours was taken away; putting it back"
+            );
         }
         problems.0.extend(self.bpf.apply(&view));
         self.prune_trees(&links, &mut problems);
@@ -77,14 +82,14 @@ impl Dataplane {
         problems: &mut Problems,
     ) {
         let wanted: BTreeSet<String> = desired.endpoints.values().flat_map(links_of).collect();
-        let strangers = links.values().filter(|link| is_ours(link) && !wanted.contains(&link.name));
-        for link in strangers {
+        let strangers = links.values().filter(|link| detach::is_ours(link) && !wanted.contains(&link.name));
+        let strangers: Vec<Link> = strangers.cloned().collect();
+        for link in &strangers {
             tracing::info!(link = link.name, "removing a link that no pod has");
-            let removed = self.remove_link(&link.name, link.kind.as_deref().unwrap_or_default());
-            problems.take(&link.name, removed);
-            if let Err(message) = self.bpf.forget_links(&[link.index]) {
-                problems.degraded(&link.name, message);
-            }
+        }
+        let deleted = self.delete_links(&strangers);
+        if problems.take("links", deleted).is_some() {
+            self.forget_cut_off();
         }
     }
 
@@ -162,10 +167,10 @@ impl Dataplane {
         let links = problems.take("links", read).unwrap_or_default();
         self.trees.clear();
         self.remove_trees(&links, &mut problems);
-        for link in links.values().filter(|link| is_ours(link)) {
-            let removed = self.remove_link(&link.name, link.kind.as_deref().unwrap_or_default());
-            problems.take(&link.name, removed);
-        }
+        let doomed: Vec<Link> = links.values().filter(|link| detach::is_ours(link)).cloned().collect();
+        let deleted = self.delete_links(&doomed);
+        problems.take("links", deleted);
+        self.forget_cut_off();
         if let Err(message) = self.bpf.remove() {
             problems.failed("ebpf", message);
         }
@@ -182,11 +187,6 @@ fn links_of(endpoint: &Endpoint) -> Vec<String> {
         names.push(endpoint::ifb_name(&endpoint.host_link));
     }
     names
-}
-
-/// Ours by name and kind: a bridge that somebody called `tpk0` is not.
-fn is_ours(link: &Link) -> bool {
-    link.name.starts_with(LINK_PREFIX) && (link.is_kind("veth") || link.is_kind("ifb"))
 }
 
 /// Node-wide settings of others that weaken ours. They are named, not changed.

@@ -1,7 +1,6 @@
 //! ADD and DEL: one pod's link from nothing to in force, and back.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use turnpike_model::desired::{Endpoint, Protocol};
@@ -23,6 +22,7 @@ impl Dataplane {
         if netns::is_own(netns).map_err(DataplaneError::EnterNetns)? {
             return Err(DataplaneError::HostNetns);
         }
+        self.make_way(endpoint)?;
         let mut problems = self.claim_addresses(endpoint)?;
         let created = self.ensure_veth(endpoint, netns)?;
         match self.complete(endpoint, netns, created) {
@@ -102,7 +102,12 @@ impl Dataplane {
             pod_netns: netns,
             mtu: endpoint.mtu,
         };
-        match self.netlink.call(&links::create_veth(&veth)) {
+        let mut made = self.netlink.call(&links::create_veth(&veth));
+        if matches!(&made, Err(refusal) if refusal.is(libc::EEXIST)) && self.sweep()? {
+            // A pod that was cut off had it, in the same namespace.
+            made = self.netlink.call(&links::create_veth(&veth));
+        }
+        match made {
             Ok(()) => Ok(true),
             Err(refusal) if refusal.is(libc::EEXIST) => Err(taken(endpoint)),
             Err(refusal) => Err(refusal.doing(format!("create veth pair {name} - {ifname}"))),
@@ -253,92 +258,13 @@ impl Dataplane {
         Ok(ifb)
     }
 
-    fn remove_ifb(&mut self, name: &str) -> Result<Option<u32>, DataplaneError> {
-        self.remove_link(name, "ifb")
-    }
-
-    /// Deletes a link of ours by name, if it is there and of that kind; answers its index.
-    pub(super) fn remove_link(&mut self, name: &str, kind: &str) -> Result<Option<u32>, DataplaneError> {
-        let present = links::by_name(&mut self.netlink, name)
-            .map_err(|refusal| refusal.doing(format!("read {name}")))?;
-        let Some(link) = present.filter(|link| link.is_kind(kind)) else {
-            return Ok(None);
+    fn remove_ifb(&mut self, host_link: &str) -> Result<(), DataplaneError> {
+        let Some(ifb) = self.ifb_of(host_link)? else {
+            return Ok(());
         };
-        match self.netlink.call(&links::delete(link.index)) {
-            Err(refusal) if !refusal.is_absent() => Err(refusal.doing(format!("delete {name}"))),
-            _ => Ok(Some(link.index)),
-        }
-    }
-
-    pub(super) fn detach_link(&mut self, host_link: &str) -> Result<(), DataplaneError> {
-        if !host_link.starts_with(LINK_PREFIX) {
-            return Err(DataplaneError::BadEndpoint {
-                id: host_link.to_owned(),
-                message: format!("a host link of ours begins with {LINK_PREFIX}"),
-            });
-        }
-        let addresses = self.unregister(host_link);
-        let indices = self.indices_of(host_link);
-        let mut results = vec![
-            self.bpf.forget_addresses(&addresses).map_err(DataplaneError::Ebpf),
-            self.routes.remove(&addresses),
-            self.remove_link(host_link, "veth").map(|_| ()),
-            self.remove_ifb(&endpoint::ifb_name(host_link)).map(|_| ()),
-            self.bpf.forget_links(&indices).map_err(DataplaneError::Ebpf),
-        ];
-        if let Some(desired) = &self.desired {
-            results.push(self.nft.apply(desired).map(|_| ()));
-        }
-        self.forget_flows(&addresses);
-        results.into_iter().collect()
-    }
-
-    /// Takes an endpoint out of the books; its addresses, unless another endpoint has them by now.
-    fn unregister(&mut self, host_link: &str) -> Vec<IpAddr> {
-        let mut gone = Vec::new();
-        self.early.retain(|endpoint| {
-            let stays = endpoint.host_link != host_link;
-            if !stays {
-                gone.extend(endpoint.addresses.iter().copied());
-            }
-            stays
-        });
-        let Some(desired) = &mut self.desired else {
-            return gone;
-        };
-        desired.endpoints.retain(|_, endpoint| {
-            let stays = endpoint.host_link != host_link;
-            if !stays {
-                gone.extend(endpoint.addresses.iter().copied());
-            }
-            stays
-        });
-        gone.retain(|address| {
-            !desired.endpoints.values().any(|endpoint| endpoint.addresses.contains(address))
-        });
-        gone
-    }
-
-    fn indices_of(&mut self, host_link: &str) -> Vec<u32> {
-        [host_link.to_owned(), endpoint::ifb_name(host_link)]
-            .iter()
-            .filter_map(|name| links::by_name(&mut self.netlink, name).ok().flatten())
-            .map(|link| link.index)
-            .collect()
-    }
-
-    /// Stale conntrack entries would send the replies of the address's next pod to this pod's peers. Done when a pod
-    /// goes, not when one comes: reading the table takes time that ADD does not have.
-    fn forget_flows(&mut self, addresses: &[IpAddr]) {
-        for address in addresses {
-            match conntrack::forget(&mut self.conntrack, *address) {
-                Ok(0) => {}
-                Ok(count) => tracing::debug!(%address, count, "forgot conntrack entries"),
-                // A kernel without conntrack has nothing to forget.
-                Err(refusal) => {
-                    tracing::debug!(%address, error = refusal.words(), "conntrack cannot be read")
-                }
-            }
+        match self.netlink.call(&links::delete(ifb.index)) {
+            Err(refusal) if !refusal.is_absent() => Err(refusal.doing(format!("delete {}", ifb.name))),
+            _ => Ok(()),
         }
     }
 }

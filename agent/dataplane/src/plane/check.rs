@@ -80,7 +80,9 @@ impl Dataplane {
             }
         }
         let Self { bpf, netlink, .. } = self;
-        for (hook, _) in bpf.look(|index, ingress| index != link.index || tc::has_program(netlink, index, ingress)) {
+        for (hook, _) in
+            bpf.look(|index, ingress| index != link.index || tc::has_program(netlink, index, ingress))
+        {
             findings.add("filter", format!("{} was taken away from {name}", hook.program()));
         }
         let tables = HostTables::read(&mut self.netlink)?;
