@@ -189,6 +189,16 @@ impl Netlink {
         Err(Refusal::from_errno(libc::EINTR, Some("the table kept changing during the dump".to_owned())))
     }
 
+    /// Dumps a table whose rows stand alone, and hands each to `row` without keeping it: the kernel's word that the table
+    /// changed meanwhile does not matter.
+    pub(crate) fn each(&mut self, request: &Request, mut row: impl FnMut(&[u8])) -> Result<(), Refusal> {
+        self.dump_until(request, |body| {
+            row(body);
+            true
+        })
+        .map(drop)
+    }
+
     /// Walks through a dump while `more` wants it; false when it ended early. The socket is of no further use then:
     /// the rest of the dump is still under way.
     pub(crate) fn dump_until(

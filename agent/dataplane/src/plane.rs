@@ -11,6 +11,7 @@ mod usage;
 pub use trace::{TracePacket, TraceRoute, TraceTransport, TraceVerdict};
 pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
@@ -48,6 +49,8 @@ pub struct Dataplane {
     memory: Memory,
     /// Pods that are off the network and whose links have not been deleted yet.
     cut_off: Vec<detach::CutOff>,
+    /// Indices of links of ours by name, as they were seen last.
+    indices: BTreeMap<String, u32>,
 }
 
 impl Dataplane {
@@ -78,6 +81,7 @@ impl Dataplane {
             uplinks: Vec::new(),
             trees: tree::Trees::new(),
             cut_off: Vec::new(),
+            indices: BTreeMap::new(),
             memory: Memory(config.state.clone()),
             config,
         })

@@ -55,14 +55,17 @@ impl Qdiscs {
         self.of(link).iter().find(|qdisc| qdisc.is_ours())
     }
 
-    /// Counters of our limit on a link.
-    pub(crate) fn limit_stats(&self, link: u32) -> Option<QueueStats> {
-        self.ours(link).map(|qdisc| qdisc.stats)
-    }
-
     fn has_clsact(&self, link: u32) -> bool {
         self.of(link).iter().any(Qdisc::is_clsact)
     }
+}
+
+/// Counters of all limits of ours, by link.
+pub(crate) fn limit_stats(netlink: &mut Netlink) -> Result<BTreeMap<u32, QueueStats>, DataplaneError> {
+    let mut all = BTreeMap::new();
+    let read = netlink.each(&wire::get_qdiscs(), |row| all.extend(wire::limit_stats(row)));
+    read.map_err(|refusal| refusal.doing("read the queues' counters"))?;
+    Ok(all)
 }
 
 /// A link of ours, by name for people and by index for the kernel.

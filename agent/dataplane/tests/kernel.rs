@@ -4,6 +4,9 @@
 #[path = "kernel/balancer_paths.rs"]
 mod balancer_paths;
 #[cfg(test)]
+#[path = "kernel/cut_off.rs"]
+mod cut_off;
+#[cfg(test)]
 #[path = "kernel/lifecycle.rs"]
 mod lifecycle;
 #[cfg(test)]

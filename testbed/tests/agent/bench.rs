@@ -272,6 +272,15 @@ impl Bench {
         })
     }
 
+    /// No link of ours is there any more.
+    pub(crate) fn wait_no_links(&self) -> Result<()> {
+        self.wait_status("links to go", |_| {
+            let links = self.links()?;
+            ensure!(links.is_empty(), "links are left: {links:?}");
+            Ok(())
+        })
+    }
+
     /// Links of ours on the node.
     pub(crate) fn links(&self) -> Result<Vec<String>> {
         let links = self.node.links()?;

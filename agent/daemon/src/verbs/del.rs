@@ -63,6 +63,8 @@ pub(crate) fn remove(agent: &Agent, id: &EndpointId) -> Result<(), ErrorReply> {
         tracing::warn!(link = record.host_link, %error, "the link is gone, something of it is not");
     }
     failpoint::reach("del-detached");
+    // Whatever comes of the record: the pod is not in the desired state any more, and its link goes.
+    agent.changed();
     record.released = Some(agent.stamp());
     agent.persist(&record)?;
     agent.books().release(id, &record, clock::now());

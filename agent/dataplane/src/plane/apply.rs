@@ -49,6 +49,8 @@ impl Dataplane {
         let Some(links) = problems.take("links", reread) else {
             return problems.0;
         };
+        let ours = links.values().filter(|link| detach::is_ours(link));
+        self.indices = ours.map(|link| (link.name.clone(), link.index)).collect();
         if let Some(failures) = problems.take("routes", self.routes.apply(desired, &links)) {
             for failure in failures {
                 problems.failed("routes", failure.to_string());

@@ -129,6 +129,8 @@ impl Dataplane {
         // A new link has none; reading those of all pods is what grows with their number.
         let qdiscs = if created { Qdiscs::default() } else { Qdiscs::read(&mut self.netlink)? };
         let ifb = self.limit(endpoint, &link, &qdiscs)?;
+        let links = [Some(&link), ifb.as_ref()].into_iter().flatten();
+        self.indices.extend(links.map(|link| (link.name.clone(), link.index)));
         let mut problems = self.bpf.attach(endpoint, &link, ifb.as_ref());
         problems.extend(self.register(endpoint)?);
         self.routes.add(&endpoint.addresses, link.index)?;

@@ -21,6 +21,8 @@ const DOOMED_GROUP: u32 = 0x7470_6b64;
 pub(super) struct CutOff {
     host_link: String,
     addresses: Vec<IpAddr>,
+    /// It had host ports: flows to them still lead to it.
+    had_ports: bool,
 }
 
 impl Dataplane {
@@ -31,6 +33,7 @@ impl Dataplane {
         let Some(link) = guarded else {
             return self.detach_link(host_link);
         };
+        let had_ports = self.known(host_link).is_some_and(|endpoint| !endpoint.host_ports.is_empty());
         let addresses = self.unregister(host_link);
         let mut results = vec![
             self.bpf.forget_addresses(&addresses).map_err(DataplaneError::Ebpf),
@@ -40,7 +43,7 @@ impl Dataplane {
         if let Some(desired) = &self.desired {
             results.push(self.nft.apply(desired).map(|_| ()));
         }
-        self.cut_off.push(CutOff { host_link: host_link.to_owned(), addresses });
+        self.cut_off.push(CutOff { host_link: host_link.to_owned(), addresses, had_ports });
         results.into_iter().collect()
     }
 
@@ -49,6 +52,7 @@ impl Dataplane {
         let is_in_the_way = |gone: &CutOff| {
             gone.host_link == endpoint.host_link
                 || gone.addresses.iter().any(|address| endpoint.addresses.contains(address))
+                || gone.had_ports && !endpoint.host_ports.is_empty()
         };
         if self.cut_off.iter().any(is_in_the_way) { self.sweep().map(drop) } else { Ok(()) }
     }
@@ -149,6 +153,11 @@ impl Dataplane {
         let present = links::by_name(&mut self.netlink, &name)
             .map_err(|refusal| refusal.doing(format!("read {name}")))?;
         Ok(present.filter(|link| link.is_kind("ifb")))
+    }
+
+    fn known(&self, host_link: &str) -> Option<&Endpoint> {
+        let applied = self.desired.iter().flat_map(|desired| desired.endpoints.values());
+        applied.chain(&self.early).find(|endpoint| endpoint.host_link == host_link)
     }
 
     /// Takes an endpoint out of the books; its addresses, unless another endpoint has them by now.

@@ -1,14 +1,13 @@
 //! What the kernel counts anyway, read about once a second: bytes of links and queues, marks, drops, backlogs.
 //!
-//! Two dumps (link statistics, qdiscs) and one map lookup for each limited direction; nothing is written.
+//! One dump of link statistics and, where a pod has a limit, one of qdiscs; one map lookup for each limited direction; nothing is written.
 
 use std::collections::BTreeMap;
 
-use nix::net::if_::if_nametoindex;
-use turnpike_model::desired::{BitsPerSecond, Endpoint};
+use turnpike_model::desired::{BitsPerSecond, Endpoint, Limits};
 
 use crate::netlink::{Netlink, Request, attr};
-use crate::tc::{self, Qdiscs, QueueStats, Target, uplink};
+use crate::tc::{self, QueueStats, Target, uplink};
 use crate::{Dataplane, DataplaneError, endpoint};
 
 const RTM_GETSTATS: u16 = 94;
@@ -99,10 +98,12 @@ impl Dataplane {
     /// Netlink failed.
     pub fn usage(&mut self) -> Result<UsageSample, DataplaneError> {
         let links = link_bytes(&mut self.netlink)?;
-        let qdiscs = Qdiscs::read(&mut self.netlink)?;
+        let limited = self.desired.iter().flat_map(|desired| desired.endpoints.values());
+        let any_limit = limited.into_iter().any(|endpoint| endpoint.limits != Limits::default());
+        let queues = if any_limit { tc::limit_stats(&mut self.netlink)? } else { BTreeMap::new() };
         let mut sample = UsageSample::default();
         for endpoint in self.desired.iter().flat_map(|desired| desired.endpoints.values()) {
-            if let Some(usage) = self.pod_usage(endpoint, &links, &qdiscs) {
+            if let Some(usage) = self.pod_usage(endpoint, &links, &queues) {
                 sample.pods.insert(endpoint.host_link.clone(), usage);
             }
         }
@@ -140,12 +141,12 @@ impl Dataplane {
         &self,
         endpoint: &Endpoint,
         links: &BTreeMap<u32, LinkBytes>,
-        qdiscs: &Qdiscs,
+        queues: &BTreeMap<u32, QueueStats>,
     ) -> Option<PodUsage> {
-        let veth = if_nametoindex(endpoint.host_link.as_str()).ok()?;
+        let veth = *self.indices.get(&endpoint.host_link)?;
         let bytes = links.get(&veth)?;
         let queue = |limit: Option<BitsPerSecond>, link: Option<u32>, unlimited: u64| {
-            let stats = limit.and(link).and_then(|link| Some((link, qdiscs.limit_stats(link)?)));
+            let stats = limit.and(link).and_then(|link| Some((link, *queues.get(&link)?)));
             match stats {
                 Some((link, stats)) => self.limited_usage(link, stats),
                 None => QueueUsage { bytes: unlimited, ..QueueUsage::default() },
@@ -154,7 +155,7 @@ impl Dataplane {
         let ifb = endpoint
             .limits
             .from_workload
-            .and_then(|_| if_nametoindex(endpoint::ifb_name(&endpoint.host_link).as_str()).ok());
+            .and_then(|_| self.indices.get(&endpoint::ifb_name(&endpoint.host_link)).copied());
         Some(PodUsage {
             to_workload: queue(endpoint.limits.to_workload, Some(veth), bytes.sent),
             from_workload: queue(endpoint.limits.from_workload, ifb, bytes.received),
@@ -179,8 +180,10 @@ fn link_bytes(netlink: &mut Netlink) -> Result<BTreeMap<u32, LinkBytes>, Datapla
     let mut body = vec![0; STATS_HEADER - 4];
     body.extend((1_u32 << (IFLA_STATS_LINK_64 - 1)).to_ne_bytes());
     let request = Request { kind: RTM_GETSTATS, flags: 0, body };
-    let replies = netlink.dump(&request).map_err(|refusal| refusal.doing("read link statistics"))?;
-    Ok(replies.iter().filter_map(|reply| parse_link_bytes(&reply.body)).collect())
+    let mut all = BTreeMap::new();
+    let read = netlink.each(&request, |row| all.extend(parse_link_bytes(row)));
+    read.map_err(|refusal| refusal.doing("read link statistics"))?;
+    Ok(all)
 }
 
 fn parse_link_bytes(body: &[u8]) -> Option<(u32, LinkBytes)> {

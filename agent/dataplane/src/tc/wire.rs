@@ -179,6 +179,12 @@ pub(crate) fn parse_qdisc(body: &[u8]) -> Option<Qdisc> {
     })
 }
 
+/// The link and the counters of a dumped qdisc that is a limit of ours.
+pub(crate) fn limit_stats(body: &[u8]) -> Option<(u32, QueueStats)> {
+    let ours = attr::u32_at(body, 8)? == TBF && attr::u32_at(body, 12)? == ROOT;
+    ours.then(|| parse_qdisc(body)).flatten().filter(Qdisc::is_ours).map(|qdisc| (qdisc.link, qdisc.stats))
+}
+
 /// Puts our TBF at the root of a link, in place of whatever is there.
 pub(crate) fn new_tbf(link: u32, shape: &Shape) -> Request {
     message(RTM_NEWQDISC, CREATE | REPLACE, [link, TBF, ROOT, 0], &tbf_attributes(shape))

@@ -282,6 +282,15 @@ fn links() -> String {
     lines.join("\n")
 }
 
+/// Names of the links of ours, in order.
+pub(crate) fn links_of_ours() -> Vec<String> {
+    let links = json("ip -j link show");
+    let names = links.as_array().expect("links").iter().filter_map(|link| link["ifname"].as_str());
+    let mut ours: Vec<String> = names.filter(|name| name.starts_with("tpk")).map(str::to_owned).collect();
+    ours.sort();
+    ours
+}
+
 /// Without numbers of the run.
 fn traffic_control(line: &str) -> String {
     let mut words: Vec<&str> = line.split_whitespace().collect();
