@@ -6,6 +6,7 @@ mod change;
 mod check;
 mod decision;
 mod diff;
+mod mrt;
 mod operate;
 mod peers;
 mod policy;
@@ -116,6 +117,9 @@ pub(crate) enum BgpCommand {
     },
     /// Leave in order: GRACEFUL_SHUTDOWN on everything, wait, withdraw, end the sessions, end turnpike-bgpd.
     Drain(operate::DrainOrder),
+    /// Table dumps in MRT format.
+    #[command(subcommand)]
+    Mrt(mrt::MrtCommand),
     /// What happens, a line each, as it happens: sessions, best paths, changes by operators.
     Watch,
     /// Policies.
@@ -236,6 +240,7 @@ pub(crate) fn run(global: &Global, command: &BgpCommand) -> Result<ExitCode> {
         BgpCommand::Announce(announcement) => operate::announce(global, &mut client()?, announcement),
         BgpCommand::Withdraw { prefix } => operate::withdraw(global, &mut client()?, *prefix),
         BgpCommand::Drain(order) => operate::drain(global, &mut client()?, order),
+        BgpCommand::Mrt(mrt::MrtCommand::Dump { to }) => mrt::dump(global, &mut client()?, to.as_deref()),
         BgpCommand::Watch => watch::run(global, &mut client()?),
         BgpCommand::Policy(policy::PolicyCommand::Test(test)) => policy::run(global, &mut client()?, test),
     }

@@ -58,6 +58,11 @@ pub struct Config {
     pub graceful_restart: GracefulRestart,
     /// Where the BFD sessions of peers are kept.
     pub bfd: BfdDaemon,
+    /// BMP stations (RFC 7854) that are told what peers announce, `[[bmp]]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bmp: Vec<BmpStation>,
+    /// A log of what peers say.
+    pub mrt: Mrt,
     /// Equal-cost paths.
     pub multipath: Multipath,
     /// Present on a cluster node: closed by default, inside the AS too.
@@ -100,6 +105,8 @@ impl Default for Config {
             metrics: Metrics::default(),
             graceful_restart: GracefulRestart::default(),
             bfd: BfdDaemon::default(),
+            bmp: Vec::new(),
+            mrt: Mrt::default(),
             multipath: Multipath::default(),
             node: None,
             peers: Vec::new(),
@@ -261,6 +268,32 @@ impl Default for GracefulRestart {
             notification: true,
             long_lived_time: 0,
         }
+    }
+}
+
+/// A monitoring station. It is told everything from the beginning on each connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BmpStation {
+    /// Address and port to connect to, such as `10.0.0.9:5000`.
+    pub station: SocketAddr,
+}
+
+/// `[mrt]`: a log of UPDATEs as they come, and of sessions, in MRT format (RFC 6396), in `mrt/` of the state folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mrt {
+    /// Keep it.
+    pub updates: bool,
+    /// Most MiB of one file.
+    pub size_mib: u32,
+    /// Most files; the oldest goes.
+    pub files: u32,
+}
+
+impl Default for Mrt {
+    fn default() -> Self {
+        Self { updates: false, size_mib: 64, files: 4 }
     }
 }
 

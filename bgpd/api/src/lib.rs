@@ -12,7 +12,7 @@ mod message;
 pub mod view;
 
 pub use client::{Client, ClientError};
-pub use config::{Config, Network, Part, Peer};
+pub use config::{BmpStation, Config, Network, Part, Peer};
 pub use frame::{FrameError, MAX_FRAME, decode, encode, read_frame, write_frame};
 pub use message::{Code, Drain, ErrorReply, FORMAT, PolicyTest, Reply, Request, RibQuery, Select, Table};
 pub use turnpike_bgp_wire::{

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use turnpike_bgp_wire::{Asn, Community, Family, LargeCommunity, Prefix};
@@ -101,6 +102,8 @@ pub enum Request {
     },
     /// Leave in order, so that traffic has gone elsewhere before the sessions end (RFC 8326): [`Reply::Draining`].
     Drain(Drain),
+    /// Write everything that peers have announced to a file, in MRT format (RFC 6396): [`Reply::Dumped`].
+    MrtDump,
     /// From now on this connection carries [`Reply::Event`]s, after one [`Reply::Done`].
     Watch,
     /// Which rule of a policy decides about a path: [`Reply::PolicyTrace`].
@@ -237,6 +240,15 @@ pub enum Reply {
     Pushed {
         /// Pieces that were not taken, because the file or another owner has them already, in words.
         refused: Vec<String>,
+    },
+    /// To [`Request::MrtDump`].
+    Dumped {
+        /// The file, which the next dump replaces.
+        path: PathBuf,
+        /// Prefixes in it.
+        prefixes: u64,
+        /// Paths in it.
+        paths: u64,
     },
     /// To [`Request::Shutdown`]: the socket closes when all is done.
     Ending,

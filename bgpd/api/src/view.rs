@@ -58,6 +58,30 @@ pub struct StatusView {
     /// How far a drain is, in words.
     #[serde(default)]
     pub draining: Option<String>,
+    /// BMP stations.
+    #[serde(default)]
+    pub stations: Vec<StationView>,
+}
+
+/// A BMP station (RFC 7854).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StationView {
+    /// Its address.
+    pub station: SocketAddr,
+    /// For how long it has been connected; `None` while it is not.
+    pub connected_for: Option<u64>,
+    /// It has been told all that was there when it connected.
+    pub in_step: bool,
+    /// Octets that wait for it.
+    pub queued: u64,
+    /// Messages told, over all connections.
+    pub messages: u64,
+    /// Connections so far.
+    pub streams: u64,
+    /// Of these, how many ended because it did not keep up.
+    pub overflows: u64,
+    /// Why it is not connected.
+    pub problem: Option<String>,
 }
 
 /// One owner's part of the configuration.

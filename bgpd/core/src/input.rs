@@ -107,6 +107,8 @@ pub enum Input {
     },
     /// Whether somebody wants to know of changes of best paths (`Event::Best`).
     WatchBest(bool),
+    /// Whether somebody wants UPDATEs as they come (`Output::Received`).
+    Monitor(bool),
     /// The process is about to end. Outputs end with a `Close` for every connection.
     Shutdown(Shutdown),
 }

@@ -17,9 +17,10 @@ mod time;
 pub use event::{DownReason, Event, SelectionReason, SweepReason};
 pub use input::{CloseReason, ConnId, Input, PathState, Resolution, Shutdown};
 pub use output::{Nexthop, Output, RouteChange};
-pub use query::PeerId;
+pub use query::{MonitoredSession, PeerId};
 pub use rib::{
-    Comparison, PeerTable, PrefixChange, Probe, ProbeAnswer, ProbeRule, Snapshot, TableChange, probe,
+    Comparison, PeerTable, Place, PrefixChange, Probe, ProbeAnswer, ProbeRule, Snapshot, TableChange, Walked,
+    WalkedPath, probe,
 };
 pub use speaker::{SessionChange, SessionEffect, Speaker, session_changes};
 pub use time::Time;

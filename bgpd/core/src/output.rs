@@ -49,6 +49,14 @@ pub enum Output {
     /// Route selection after the start is complete and every route was handed over: routes of ours in the kernel
     /// that are not among them are stale and may go now, and not before. Sent once in a speaker's life.
     RestartComplete,
+    /// An UPDATE of an Established session as it came, for monitoring stations and logs. Told while `Input::Monitor`
+    /// asks for it, in order with the events of sessions.
+    Received {
+        /// From whom.
+        peer: PeerId,
+        /// The message, header included.
+        message: Bytes,
+    },
     /// For logs, counters and watchers.
     Event(Event),
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use turnpike_bgp_wire::{
     Asn, Attributes, Community, ExtendedCommunity, Families, Family, LargeCommunity, PerFamily, Prefix,
@@ -139,6 +140,31 @@ pub struct SessionView {
     pub end_of_rib_sent: Families,
     /// Bytes handed to the shell and not yet reported sent.
     pub unsent: usize,
+}
+
+/// An Established session as a monitoring station wants it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MonitoredSession {
+    /// Whose.
+    pub peer: PeerId,
+    /// The peer's end.
+    pub remote: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's autonomous system.
+    pub asn: Asn,
+    /// Its BGP identifier.
+    pub router_id: RouterId,
+    /// Its UPDATEs have AS numbers of four octets.
+    pub four_octet_as: bool,
+    /// Families whose NLRI it sends with path identifiers.
+    pub add_path: Families,
+    /// Families in force.
+    pub families: Families,
+    /// Our OPEN and the peer's, headers included.
+    pub opens: (Bytes, Bytes),
+    /// Since it came up.
+    pub age: Duration,
 }
 
 /// Counters of one peer since it was configured.

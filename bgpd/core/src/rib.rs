@@ -22,6 +22,7 @@ mod snapshot;
 mod table;
 mod told;
 mod view;
+mod walk;
 
 use std::collections::VecDeque;
 
@@ -32,6 +33,7 @@ pub(crate) use nexthops::NexthopSets;
 pub(crate) use peer::{RibPeer, SessionFacts};
 pub use probe::{Probe, ProbeAnswer, ProbeRule, probe};
 pub use snapshot::{Comparison, PeerTable, PrefixChange, Snapshot, TableChange};
+pub use walk::{Place, Walked, WalkedPath};
 
 use crate::config::{Config, Multipath};
 use crate::input::Resolution;

@@ -35,13 +35,28 @@ const SEND_HOLD: Duration = Duration::from_secs(480);
 /// What the rest of the speaker must do, in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Connect { conn: ConnId, remote: SocketAddr },
-    Send { conn: ConnId, bytes: Bytes },
-    Close { conn: ConnId },
+    Connect {
+        conn: ConnId,
+        remote: SocketAddr,
+    },
+    Send {
+        conn: ConnId,
+        bytes: Bytes,
+    },
+    Close {
+        conn: ConnId,
+    },
     Up(Box<Negotiated>),
-    Down { reason: DownReason, kept: bool },
-    ConnectionFailed { reason: DownReason },
+    Down {
+        reason: DownReason,
+        kept: bool,
+    },
+    ConnectionFailed {
+        reason: DownReason,
+    },
     Update(Box<Update>),
+    /// An UPDATE as it came, header included; ahead of what was read in it.
+    Received(Bytes),
     Refresh(RouteRefresh),
     Keepalive,
 }
@@ -51,6 +66,8 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Time,
     pub(crate) next_conn: &'a mut u64,
     pub(crate) effects: &'a mut Vec<Effect>,
+    /// Somebody wants UPDATEs as they come.
+    pub(crate) monitored: bool,
 }
 
 /// The local side of a session.
@@ -79,6 +96,8 @@ pub(crate) struct Session {
     pub(crate) flaps: u64,
     pub(crate) last_error: Option<String>,
     pub(crate) last_notification: Option<String>,
+    /// The same as a message, header included.
+    pub(crate) last_notification_message: Bytes,
     jitter: Jitter,
 }
 
@@ -109,6 +128,7 @@ impl Session {
             flaps: 0,
             last_error: None,
             last_notification: None,
+            last_notification_message: Bytes::new(),
             jitter: Jitter(seed),
         }
     }
@@ -268,6 +288,7 @@ impl Session {
         open.encode(&mut bytes);
         if let Some(held) = self.get_mut(slot) {
             held.phase = Phase::OpenSent;
+            held.sent_open = Bytes::copy_from_slice(&bytes);
         }
         self.timers.set(Timer::hold(slot), context.now + OPENING_HOLD);
         self.send(slot, bytes, 1, context);

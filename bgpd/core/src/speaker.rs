@@ -46,6 +46,8 @@ pub struct Speaker {
     rib: Rib,
     startup: Startup,
     outputs: VecDeque<Output>,
+    /// Somebody wants UPDATEs as they come.
+    monitored: bool,
     /// Room for effects, kept between calls.
     effects: Vec<Effect>,
     /// Nothing is worked on any more: the process is being replaced.
@@ -70,6 +72,7 @@ impl Speaker {
             rib: Rib::new(&config),
             startup: Startup::new(&config, start, now),
             outputs: VecDeque::new(),
+            monitored: false,
             effects: Vec::new(),
             frozen: false,
             config,
@@ -106,6 +109,7 @@ impl Speaker {
             Input::Nexthop { nexthop, resolution } => self.rib.resolve(nexthop, resolution),
             Input::SoftReset { remote, inbound, outbound } => self.soft_reset(remote, inbound, outbound),
             Input::WatchBest(watched) => self.rib.shared.watched = watched,
+            Input::Monitor(monitored) => self.monitored = monitored,
             Input::Shutdown(how) => self.shutdown(&how),
         }
         self.check_startup();
@@ -175,8 +179,12 @@ impl Speaker {
     fn on_session(&mut self, peer: PeerId, act: impl FnOnce(&mut Session, &mut Context<'_>)) {
         let mut effects = std::mem::take(&mut self.effects);
         if let Some(held) = self.peers.get_mut(peer.0 as usize).and_then(Option::as_mut) {
-            let mut context =
-                Context { now: self.now, next_conn: &mut self.next_conn, effects: &mut effects };
+            let mut context = Context {
+                now: self.now,
+                next_conn: &mut self.next_conn,
+                effects: &mut effects,
+                monitored: self.monitored,
+            };
             act(&mut held.session, &mut context);
         }
         for effect in effects.drain(..) {

@@ -42,6 +42,7 @@ use crate::host::Host;
 use crate::kernel::{Kernel, KernelEvent, KernelRoute, Leave};
 use crate::listener::{Accepted, Listeners};
 use crate::merge::Merged;
+use crate::monitoring::Monitoring;
 use crate::parts::PartStore;
 use crate::restart::RestartRecord;
 
@@ -122,7 +123,10 @@ pub(crate) struct Engine {
     pending: Option<Pending>,
     draining: Option<Draining>,
     watchers: Vec<Watcher>,
+    monitoring: Monitoring,
     audit: Audit,
+    /// For monitoring stations.
+    host_name: String,
     accepted_so_far: u64,
     inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     attempted: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
@@ -161,7 +165,9 @@ impl Engine {
             pending: None,
             draining: None,
             watchers: Vec::new(),
+            monitoring: Monitoring::default(),
             audit,
+            host_name: crate::host::name(),
             accepted_so_far: 0,
             inputs: mpsc::channel(INPUT_QUEUE),
             attempted: mpsc::channel(INPUT_QUEUE),
@@ -199,6 +205,9 @@ impl Engine {
                 Some((conn, result)) = self.attempted.1.recv() => self.take_attempt(conn, result),
                 Some(event) = self.kernel_events.recv() => self.take_kernel_event(&event),
                 Some(ask) = channels.asks.recv() => self.take_ask(ask),
+                Some(news) = self.monitoring.next() => {
+                    self.monitoring.take(news, self.speaker.as_ref(), &self.host_name);
+                }
                 Some(()) = channels.reload.recv() => self.loading.begin(&self.path, None),
                 Some(loaded) = self.loading.finished() => self.take_file(loaded),
                 Some(job) = self.jobs.join_next() => self.take_job(job.unwrap_or(Job::Nothing)),
@@ -241,6 +250,9 @@ impl Engine {
             self.perform(output);
         }
         self.flush_routes();
+        if let Some(speaker) = &self.speaker {
+            busy |= self.monitoring.walk(speaker);
+        }
         busy
     }
 

@@ -106,6 +106,11 @@ fn interface_addresses() -> Vec<(String, IpAddr)> {
         .collect()
 }
 
+/// This host's name, for those who hear from several.
+pub(crate) fn name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
 /// An interface's name, or its number in words where it is gone.
 pub(crate) fn interface_name(index: u32) -> String {
     let name = if_indextoname(index).ok().and_then(|name| name.into_string().ok());

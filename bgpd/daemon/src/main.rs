@@ -15,6 +15,7 @@ mod kernel;
 mod listener;
 mod merge;
 mod metrics;
+mod monitoring;
 mod parts;
 mod pending;
 mod privileges;

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{info, warn};
-use turnpike_bgpd_api::view::{PeerView, StatusView};
+use turnpike_bgpd_api::view::{PeerView, StationView, StatusView};
 use turnpike_bgpd_api::{Reply, Request};
 
 use crate::control::{Ask, ask};
@@ -99,6 +99,7 @@ fn render(status: &StatusView, peers: &[PeerView]) -> String {
     speaker(&mut registry, status);
     kernel(&mut registry, status);
     sessions(&mut registry, peers);
+    stations(&mut registry, status);
     let mut text = String::new();
     // Writing into a String does not fail.
     let _ = encode(&mut text, &registry);
@@ -180,6 +181,20 @@ fn sessions(registry: &mut Registry, peers: &[PeerView]) {
         }
         registry.register(name, help, family);
     }
+}
+
+fn stations(registry: &mut Registry, status: &StatusView) {
+    let each = |value: &dyn Fn(&StationView) -> i64| {
+        let rows = status.stations.iter();
+        rows.map(|station| (vec![("station", station.station.to_string())], value(station)))
+            .collect::<Vec<_>>()
+    };
+    let up = each(&|station| flag(station.connected_for.is_some()));
+    gauge(registry, "bmp_station_up", "The BMP station is connected", up);
+    let queued = each(&|station| station.queued.cast_signed());
+    gauge(registry, "bmp_queued_bytes", "Octets that wait for the BMP station", queued);
+    let overflows = each(&|station| station.overflows.cast_signed());
+    gauge(registry, "bmp_overflows", "Streams that ended because the BMP station did not keep up", overflows);
 }
 
 fn single(registry: &mut Registry, name: &str, help: &str, value: i64) {

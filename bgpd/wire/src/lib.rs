@@ -6,11 +6,13 @@
 
 mod asn;
 mod attribute;
+pub mod bmp;
 mod capability;
 mod community;
 mod context;
 mod family;
 mod message;
+pub mod mrt;
 mod nlri;
 mod notification;
 mod open;
@@ -28,7 +30,9 @@ pub use capability::{AddPathMode, Capability, GracefulRestartCapability, LongLiv
 pub use community::{AnyCommunity, Community, ExtendedCommunity, LargeCommunity, ParseCommunityError};
 pub use context::{DecodeContext, EncodeContext};
 pub use family::{AfiSafi, Families, Family, PerFamily};
-pub use message::{Frame, Framer, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, MessageType, encode_keepalive};
+pub use message::{
+    Frame, Framer, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, MessageType, encode_keepalive, encode_message,
+};
 pub use nlri::Nlri;
 pub use notification::{
     Cause, Cease, FsmError, HeaderError, MAX_SHUTDOWN_TEXT, Notification, OpenError, RouteRefreshError,

@@ -82,6 +82,15 @@ pub fn encode_keepalive(out: &mut Vec<u8>) {
     Header::end(out, at);
 }
 
+/// The message with this body, as it is on the wire.
+pub fn encode_message(kind: MessageType, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(Header::LEN + body.len());
+    let at = Header::begin(&mut out, kind);
+    out.extend_from_slice(body);
+    Header::end(&mut out, at);
+    out
+}
+
 /// A message cut out of the stream, its body not yet looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame<'a> {

@@ -7,6 +7,7 @@ mod corpus;
 mod daemon;
 mod idcs;
 mod limits;
+mod monitoring;
 mod nodes;
 mod operate;
 mod ranges;

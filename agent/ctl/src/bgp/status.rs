@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use turnpike_bgpd_api::PerFamily;
-use turnpike_bgpd_api::view::StatusView;
+use turnpike_bgpd_api::view::{StationView, StatusView};
 
 use super::decision::nexthop;
 use super::text::{counted, or_dash};
@@ -66,10 +66,27 @@ pub(super) fn render(status: &StatusView) -> String {
     if let Some(draining) = &status.draining {
         line("Draining", draining.clone());
     }
+    for station in &status.stations {
+        line("BMP", monitored(station));
+    }
     for problem in &status.problems {
         line("Problem", problem.replace('\n', "\n            "));
     }
     text
+}
+
+fn monitored(station: &StationView) -> String {
+    let told = format!("{} messages", station.messages);
+    let state = match (station.connected_for, station.in_step) {
+        (Some(seconds), true) => format!("connected for {}", duration(seconds)),
+        (Some(seconds), false) => format!("connected for {}, being told the table", duration(seconds)),
+        (None, _) => format!("not connected: {}", station.problem.as_deref().unwrap_or("connecting")),
+    };
+    let behind = match station.overflows {
+        0 => String::new(),
+        count => format!(", began anew {count} times because it did not keep up"),
+    };
+    format!("{}: {state}, {told}{behind}", station.station)
 }
 
 fn start(status: &StatusView) -> String {
@@ -142,6 +159,16 @@ mod tests {
             problems: Vec::new(),
             pending: Some(PendingView { seconds: 42, by: "uid 0 (turnpike 4712)".to_owned() }),
             draining: None,
+            stations: vec![StationView {
+                station: "10.1.1.9:5000".parse().unwrap(),
+                connected_for: Some(61),
+                in_step: true,
+                queued: 0,
+                messages: 17,
+                streams: 2,
+                overflows: 1,
+                problem: None,
+            }],
         };
         let expected = "\
 turnpike-bgpd 0.1.0, process 4711, up 1m01s
@@ -156,6 +183,7 @@ turnpike-bgpd 0.1.0, process 4711, up 1m01s
   Next hop  10.1.2.12 cannot be reached: no route of another program leads to it
   Refused   by the kernel: 10.77.0.0/16: File exists
   Pending   rolled back in 42s unless confirmed; applied by uid 0 (turnpike 4712)
+  BMP       10.1.1.9:5000: connected for 1m01s, 17 messages, began anew 1 times because it did not keep up
 ";
         assert_eq!(render(&status), expected);
     }

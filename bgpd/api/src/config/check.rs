@@ -44,6 +44,18 @@ impl Config {
             let field = "graceful_restart.long_lived_time";
             found.add(field, LONG_LIVED, LONG_LIVED_REMEDY);
         }
+        if self.mrt.size_mib == 0 || self.mrt.files == 0 {
+            found.add("mrt", "the log has no room", "give size_mib and files at least 1, or updates = false");
+        }
+        for (index, station) in self.bmp.iter().enumerate() {
+            let place = format!("bmp[{index}].station");
+            if station.station.port() == 0 || station.station.ip().is_unspecified() {
+                found.add(&place, "nobody can be reached there", "give the station's address and port");
+            }
+            if self.bmp.iter().take(index).any(|earlier| earlier == station) {
+                found.add(&place, "this station is listed twice", "list it once");
+            }
+        }
         if self.kernel.table == 0 {
             found.add("kernel.table", "there is no routing table 0", "use 254 for the main table");
         }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
 use turnpike_bgp_wire::Framer;
 
 use super::negotiate::{Negotiated, PeerGraceful};
@@ -42,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) negotiated: Option<Box<Negotiated>>,
     /// Bytes handed to the shell that have not left yet.
     pub(crate) unsent: usize,
+    /// Our OPEN as it went out.
+    pub(super) sent_open: Bytes,
 }
 
 impl Connection {
@@ -51,7 +54,16 @@ impl Connection {
     }
 
     pub(super) fn connected(id: ConnId, local: SocketAddr, remote: SocketAddr) -> Self {
-        Self { id, phase: Phase::OpenSent, local, remote, framer: Framer::new(), negotiated: None, unsent: 0 }
+        Self {
+            id,
+            phase: Phase::OpenSent,
+            local,
+            remote,
+            framer: Framer::new(),
+            negotiated: None,
+            unsent: 0,
+            sent_open: Bytes::new(),
+        }
     }
 
     /// The hold time in force, if there is one.

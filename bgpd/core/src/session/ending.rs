@@ -33,6 +33,7 @@ impl Session {
     fn notify(&mut self, slot: usize, notification: &Notification, context: &mut Context<'_>) {
         let mut bytes = Vec::new();
         notification.encode(&mut bytes);
+        self.last_notification_message = bytes.clone().into();
         self.send(slot, bytes, 1, context);
     }
 

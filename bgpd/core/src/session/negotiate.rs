@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use turnpike_bgp_wire::{
     AddPathMode, AfiSafi, Asn, Capability, Cause, DecodeContext, EncodeContext, Families, Family,
     GracefulRestartCapability, LongLivedFamily, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, Notification, Open,
@@ -68,6 +69,8 @@ pub(crate) struct Negotiated {
     pub(crate) sends_end_of_rib: bool,
     /// In words.
     pub(crate) capabilities: Vec<String>,
+    /// Our OPEN and the peer's, headers included.
+    pub(crate) opens: (Bytes, Bytes),
 }
 
 /// Our OPEN.
@@ -169,7 +172,7 @@ pub(super) fn negotiate(
     theirs: &Open,
     config: &PeerConfig,
     local: &Local,
-    conn: &Connection,
+    (conn, received): (&Connection, Bytes),
 ) -> Result<Negotiated, Notification> {
     let families = common_families(theirs, config);
     if families.is_empty() {
@@ -191,6 +194,7 @@ pub(super) fn negotiate(
         _ => None,
     });
     Ok(Negotiated {
+        opens: (conn.sent_open.clone(), received),
         local: conn.local,
         remote: conn.remote,
         asn: theirs.asn,

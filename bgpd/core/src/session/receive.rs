@@ -1,8 +1,9 @@
 //! Messages, by the state of the connection they came in on (RFC 4271 §8.2.2).
 
 use turnpike_bgp_wire::{
-    Cause, Cease, Framer, FsmError, MAX_EXTENDED_MESSAGE, MessageType, Notification, Open, RouteRefresh,
-    RouteRefreshKind, Update, encode_keepalive,
+    Cause, Cease, DecodeContext, EncodeContext, Family, Framer, FsmError, MAX_EXTENDED_MESSAGE, MessageType,
+    Nlri, Notification, Open, RouteRefresh, RouteRefreshKind, Update, encode_keepalive, encode_message,
+    encode_reach, encode_unreach,
 };
 
 use super::negotiate::{check, negotiate};
@@ -68,7 +69,7 @@ impl Session {
                 self.notified(slot, body, context);
                 Ok(())
             }
-            (Phase::OpenSent, MessageType::Open) => self.opened(slot, &Open::decode(body)?, context),
+            (Phase::OpenSent, MessageType::Open) => self.opened(slot, body, context),
             (Phase::OpenConfirm, MessageType::Keepalive) => {
                 self.establish(slot, context);
                 Ok(())
@@ -91,10 +92,12 @@ impl Session {
         }
     }
 
-    fn opened(&mut self, slot: usize, theirs: &Open, context: &mut Context<'_>) -> Result<(), Notification> {
+    fn opened(&mut self, slot: usize, body: &[u8], context: &mut Context<'_>) -> Result<(), Notification> {
+        let theirs = &Open::decode(body)?;
         check(theirs, &self.config, &self.local)?;
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else { return Ok(()) };
-        let negotiated = negotiate(theirs, &self.config, &self.local, conn)?;
+        let received = encode_message(MessageType::Open, body).into();
+        let negotiated = negotiate(theirs, &self.config, &self.local, (conn, received))?;
         if !self.survives_collision(slot, theirs, context) {
             return Ok(());
         }
@@ -136,6 +139,13 @@ impl Session {
             self.conns.get(slot).and_then(Option::as_ref).and_then(|conn| conn.negotiated.as_ref());
         let Some(negotiated) = negotiated else { return Ok(()) };
         let update = Update::decode(body, &negotiated.decode)?;
+        if context.monitored {
+            let messages = match update.problems.is_empty() {
+                true => vec![encode_message(MessageType::Update, body)],
+                false => as_taken(&update, &negotiated.decode),
+            };
+            context.effects.extend(messages.into_iter().map(|message| Effect::Received(message.into())));
+        }
         self.counters.updates_in += 1;
         self.counters.prefixes_in += update.announced().count() as u64;
         self.counters.withdraws_in += update.unreach.len() as u64;
@@ -159,6 +169,7 @@ impl Session {
         let Some(notification) = Notification::decode(body) else { return };
         let words = notification.to_string();
         self.last_notification = Some(format!("received {words}"));
+        self.last_notification_message = encode_message(MessageType::Notification, body).into();
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref).map(|conn| conn.id) else { return };
         context.effects.push(Effect::Close { conn });
         let reason = match notification.cause {
@@ -170,6 +181,37 @@ impl Session {
         };
         self.end(slot, reason, context);
     }
+}
+
+/// An UPDATE with mistakes as it was taken (RFC 7606): what is treated as withdrawn is withdrawn, what is discarded is
+/// not there.
+fn as_taken(update: &Update, decode: &DecodeContext) -> Vec<Vec<u8>> {
+    let context = EncodeContext {
+        four_octet_as: decode.four_octet_as,
+        add_path_ipv4: decode.add_path.ipv4,
+        add_path_ipv6: decode.add_path.ipv6,
+        max_message: MAX_EXTENDED_MESSAGE,
+    };
+    let mut messages = Vec::new();
+    for family in Family::ALL {
+        let gone = update.unreach.iter().copied().filter(|nlri| nlri.prefix.family() == family);
+        let gone: Vec<Nlri> = gone.collect();
+        if !gone.is_empty() {
+            let mut message = Vec::new();
+            encode_unreach(family, &gone, &context, &mut message);
+            messages.push(message);
+        }
+    }
+    for reach in &update.reach {
+        let mut message = Vec::new();
+        let attributes = &update.attributes;
+        let encoded =
+            encode_reach(attributes, reach.family, reach.next_hop, &reach.nlri, &context, &mut message);
+        if encoded.is_ok() && !message.is_empty() {
+            messages.push(message);
+        }
+    }
+    messages
 }
 
 /// RFC 6608.

@@ -37,6 +37,7 @@ impl Speaker {
                 }
             }
             Effect::Update(update) => self.update(peer, *update),
+            Effect::Received(message) => self.outputs.push_back(Output::Received { peer, message }),
             Effect::Refresh(refresh) => self.refresh(peer, refresh),
             Effect::Keepalive => {
                 if let Some(held) = self.peer_mut(peer) {

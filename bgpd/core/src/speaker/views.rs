@@ -6,8 +6,8 @@ use turnpike_bgp_wire::{Attributes, Prefix};
 
 use super::Speaker;
 use super::peer::Peer;
-use crate::query::{PathView, PeerId, PeerView, Select, SessionView, SpeakerView, Table};
-use crate::rib::Snapshot;
+use crate::query::{MonitoredSession, PathView, PeerId, PeerView, Select, SessionView, SpeakerView, Table};
+use crate::rib::{Place, Snapshot, Walked};
 
 impl Speaker {
     /// The speaker as a whole.
@@ -51,6 +51,36 @@ impl Speaker {
         limit: usize,
     ) -> Vec<PathView> {
         self.rib.view(table, select, after, limit)
+    }
+
+    /// The session of a peer for a monitoring station, while it is Established.
+    pub fn monitored(&self, peer: PeerId) -> Option<MonitoredSession> {
+        let held = self.peer_ref(peer)?;
+        let agreed = held.agreed.as_ref()?;
+        let seconds = self.now.since(held.session.established_at()?);
+        Some(MonitoredSession {
+            peer,
+            remote: agreed.remote,
+            local: agreed.local,
+            asn: agreed.asn,
+            router_id: agreed.router_id,
+            four_octet_as: agreed.decode.four_octet_as,
+            add_path: agreed.decode.add_path,
+            families: agreed.families,
+            opens: agreed.opens.clone(),
+            age: seconds,
+        })
+    }
+
+    /// The last NOTIFICATION to or from a peer, header included; empty if there was none.
+    pub fn last_notification(&self, peer: PeerId) -> bytes::Bytes {
+        self.peer_ref(peer).map(|held| held.session.last_notification_message.clone()).unwrap_or_default()
+    }
+
+    /// The next `limit` prefixes of a walk through all that is held from peers. What changes meanwhile may be seen as it
+    /// was before or as it is afterwards.
+    pub fn walk(&self, at: Place, limit: usize) -> (Vec<Walked>, Option<Place>) {
+        self.rib.walk(at, limit)
     }
 
     /// Everything that is needed to try another configuration on without touching this speaker.

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use turnpike_bgp_core::config::{Config, Network, PolicyChoice, Start};
 use turnpike_bgp_core::query::SessionState;
-use turnpike_bgp_core::{ConnId, Event, Input, Output, Resolution, Speaker, Time};
+use turnpike_bgp_core::{ConnId, Event, Input, Output, Place, Resolution, Speaker, Time};
 use turnpike_bgp_wire::*;
 
 use crate::world::{addr, config, peer, prefix};
@@ -30,12 +30,14 @@ fn setup() -> Config {
 struct Rig {
     speaker: Speaker,
     events: Vec<Event>,
+    /// What a monitoring station is told.
+    received: Vec<Vec<u8>>,
 }
 
 impl Rig {
     fn new() -> Self {
         let speaker = Speaker::new(setup(), Start::FRESH, Time::START).unwrap();
-        let mut rig = Rig { speaker, events: Vec::new() };
+        let mut rig = Rig { speaker, events: Vec::new(), received: Vec::new() };
         rig.drain();
         rig
     }
@@ -48,6 +50,7 @@ impl Rig {
                     self.speaker.handle(Time::START, Input::Nexthop { nexthop, resolution });
                 }
                 Output::Event(event) => self.events.push(event),
+                Output::Received { message, .. } => self.received.push(message.to_vec()),
                 _ => {}
             }
         }
@@ -148,6 +151,57 @@ fn a_malformed_attribute_costs_its_prefix_and_not_the_session() {
     assert_eq!((rig.state(0), rig.state(1)), (SessionState::Established, SessionState::Idle));
     assert!(rig.speaker.peers()[1].last_notification.as_ref().unwrap().contains("Invalid Network Field"));
     assert_eq!(rig.speaker.view().prefixes.ipv4, 2);
+}
+
+#[test]
+fn a_station_is_told_updates_as_they_came_and_damaged_ones_as_they_were_taken() {
+    let mut rig = Rig::new();
+    let conn = rig.establish(1, 0);
+    let first = announcement("10.1.0.0/16", None);
+    rig.send(conn, first.clone());
+    assert_eq!(rig.received, Vec::<Vec<u8>>::new(), "nobody has asked");
+    rig.input(Input::Monitor(true));
+    let second = announcement("10.2.0.0/16", None);
+    rig.send(conn, second.clone());
+    assert_eq!(rig.received, [second.clone()]);
+    let mut damaged = second;
+    let origin = damaged.windows(4).position(|window| window == [0x40, 1, 1, 0]).unwrap();
+    damaged[origin + 3] = 9;
+    rig.send(conn, damaged);
+    let mut withdrawal = Vec::new();
+    encode_unreach(Family::Ipv4, &[prefix("10.2.0.0/16").into()], &EncodeContext::default(), &mut withdrawal);
+    assert_eq!(rig.received[1..], [withdrawal], "treated as withdrawn");
+    let session = rig.speaker.monitored(rig.speaker.peers()[1].id).unwrap();
+    assert!(greeting(1).starts_with(&session.opens.1), "the peer's OPEN");
+    assert_eq!(session.opens.0[18], 1, "ours");
+}
+
+#[test]
+fn a_walk_sees_what_every_peer_has_announced_in_pieces_of_any_size() {
+    let mut rig = Rig::new();
+    let (first, second) = (rig.establish(0, 0), rig.establish(1, 1));
+    for number in 0..50 {
+        rig.send(first, announcement(&format!("10.{number}.0.0/16"), Some(100)));
+        if number % 2 == 0 {
+            rig.send(second, announcement(&format!("10.{number}.0.0/16"), None));
+        }
+    }
+    for piece in [1, 7, 1000] {
+        let mut found = Vec::new();
+        let mut place = Some(Place::default());
+        while let Some(at) = place {
+            let (walked, next) = rig.speaker.walk(at, piece);
+            assert!(walked.len() <= piece);
+            found.extend(walked);
+            place = next;
+        }
+        let mut prefixes: Vec<Prefix> = found.iter().map(|walked| walked.prefix).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        assert_eq!((found.len(), prefixes.len()), (50, 50), "our own network is nobody's announcement");
+        assert_eq!(found.iter().map(|walked| walked.paths.len()).sum::<usize>(), 75);
+        assert!(found.iter().flat_map(|walked| &walked.paths).all(|path| !path.stale));
+    }
 }
 
 #[test]

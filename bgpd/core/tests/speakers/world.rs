@@ -31,6 +31,8 @@ pub(crate) struct Host {
     pub(crate) tracked: BTreeSet<Nexthop>,
     pub(crate) metrics: BTreeMap<IpAddr, u32>,
     pub(crate) events: Vec<Event>,
+    /// UPDATEs as they came, while the host is monitored.
+    pub(crate) monitored: Vec<(PeerId, bytes::Bytes)>,
     /// Routes ever removed from the kernel.
     pub(crate) removed: Vec<Prefix>,
     /// Bytes sent are not reported as sent: the peer does not read.
@@ -105,6 +107,7 @@ impl World {
                 tracked: BTreeSet::new(),
                 metrics: BTreeMap::new(),
                 events: Vec::new(),
+                monitored: Vec::new(),
                 removed: Vec::new(),
                 stuck: false,
                 mute_nexthops: false,
@@ -287,6 +290,7 @@ impl World {
                 kernel.retain(|prefix, _| fresh.contains(prefix));
             }
             Output::Event(event) => self.hosts[host].events.push(event),
+            Output::Received { peer, message } => self.hosts[host].monitored.push((peer, message)),
         }
         None
     }

@@ -70,6 +70,9 @@ impl Engine {
                 self.speaker = Some(speaker);
             }
         }
+        let asn = self.merged.core.as_ref().map(|core| core.asn);
+        self.monitoring.configure(&self.file, asn);
+        self.hand_in(Input::Monitor(self.monitoring.is_wanted()));
         let paths = self.bfd.want(&self.merged.bfd);
         self.take_paths(paths);
         Ok(())

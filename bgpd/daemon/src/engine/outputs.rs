@@ -42,10 +42,29 @@ impl Engine {
                 self.flush_routes();
                 self.kernel.sweep();
             }
+            Output::Received { peer, message } => self.monitoring.received(peer, &message),
             Output::Event(event) => {
+                self.monitor(&event);
                 self.report(&event);
                 self.tell_event(&event);
             }
+        }
+    }
+
+    /// Tells monitoring stations of sessions.
+    fn monitor(&mut self, event: &Event) {
+        let Some(speaker) = &self.speaker else { return };
+        match event {
+            Event::Up { peer, .. } => {
+                // It may have ended since.
+                if let Some(session) = speaker.monitored(*peer) {
+                    self.monitoring.session_up(&session);
+                }
+            }
+            Event::Down { peer, reason, .. } => {
+                self.monitoring.session_down(*peer, reason, &speaker.last_notification(*peer));
+            }
+            _ => {}
         }
     }
 

@@ -15,6 +15,7 @@ use crate::control::Ask;
 use crate::disk::Done;
 use crate::kernel::KernelStatus;
 use crate::merge::FILE;
+use crate::monitoring::{Dump, Dumped};
 use crate::views::{self, Names};
 
 /// Most paths in one reply.
@@ -71,6 +72,7 @@ impl Engine {
                 self.soft_reset(&peer, (inbound, outbound), caller).unwrap_or_else(Reply::Error)
             }
             Request::Drain(order) => self.drain(order, caller).unwrap_or_else(Reply::Error),
+            Request::MrtDump => return self.dump(to),
             Request::Watch => {
                 events.into_iter().for_each(|events| self.add_watcher(events));
                 Reply::Done { notes: Vec::new() }
@@ -86,6 +88,27 @@ impl Engine {
         };
         // A caller that did not wait has its reasons.
         let _ = to.send(reply);
+    }
+
+    /// Writes a dump beside the engine, and answers when it is whole.
+    fn dump(&mut self, to: oneshot::Sender<Reply>) {
+        let speaker = match self.speaker() {
+            Ok(speaker) => speaker,
+            Err(error) => return drop(to.send(Reply::Error(error))),
+        };
+        let (done, outcome) = oneshot::channel();
+        let dump = Dump::start(&self.file.state.dir, speaker, self.monitoring.room(), done);
+        if let Err(busy) = self.monitoring.begin_dump(dump) {
+            return drop(to.send(Reply::Error(conflict(format!("{busy}; wait for its end")))));
+        }
+        tokio::spawn(async move {
+            let reply = match outcome.await {
+                Ok(Ok(Dumped { path, prefixes, paths })) => Reply::Dumped { path, prefixes, paths },
+                Ok(Err(error)) => internal(format!("the dump failed: {error:#}")),
+                Err(_) => internal("the dump ended early".to_owned()),
+            };
+            let _ = to.send(reply);
+        });
     }
 
     fn note_end(&mut self, message: &str, who: Option<Caller>) {
@@ -113,6 +136,8 @@ impl Engine {
         problems.extend(self.merged.missing.clone());
         problems.extend(self.bfd.problem());
         problems.extend(kernel.error.clone());
+        let lost = self.monitoring.lost();
+        problems.extend((lost > 0).then(|| format!("the log of UPDATEs has lost {lost} records")));
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -134,6 +159,7 @@ impl Engine {
             problems,
             pending: self.pending.as_ref().map(super::change::Pending::view),
             draining: self.draining.as_ref().map(super::drain::Draining::in_words),
+            stations: self.monitoring.view(),
         }
     }
 

@@ -316,7 +316,10 @@ impl Rig {
                     self.speaker.handle(self.now, Input::Nexthop { nexthop, resolution });
                 }
                 Output::Event(event) => assert!(!event.to_string().is_empty()),
-                Output::Route(_) | Output::UntrackNexthop(_) | Output::RestartComplete => {}
+                Output::Route(_)
+                | Output::UntrackNexthop(_)
+                | Output::RestartComplete
+                | Output::Received { .. } => {}
             }
         }
     }
