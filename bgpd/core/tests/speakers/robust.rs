@@ -163,7 +163,7 @@ fn a_station_is_told_updates_as_they_came_and_damaged_ones_as_they_were_taken() 
     rig.input(Input::Monitor(true));
     let second = announcement("10.2.0.0/16", None);
     rig.send(conn, second.clone());
-    assert_eq!(rig.received, [second.clone()]);
+    assert_eq!(rig.received, std::slice::from_ref(&second));
     let mut damaged = second;
     let origin = damaged.windows(4).position(|window| window == [0x40, 1, 1, 0]).unwrap();
     damaged[origin + 3] = 9;
