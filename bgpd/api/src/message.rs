@@ -173,6 +173,25 @@ pub struct PolicyTest {
     pub med: Option<u32>,
 }
 
+impl PolicyTest {
+    /// What becomes of a peer's path as it is.
+    #[must_use]
+    pub fn of_peer(prefix: Prefix, peer: IpAddr) -> Self {
+        Self {
+            policy: None,
+            text: None,
+            prefix,
+            peer: Some(peer.to_string()),
+            as_path: None,
+            communities: None,
+            large_communities: None,
+            next_hop: None,
+            local_pref: None,
+            med: None,
+        }
+    }
+}
+
 /// Which paths to show.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

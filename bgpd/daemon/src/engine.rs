@@ -140,6 +140,7 @@ impl Engine {
         let (accepted_in, accepted) = mpsc::channel(INPUT_QUEUE);
         let bfd = Bfd::start(parts.file.bfd.socket.clone());
         let audit = Audit::new(&parts.file.state.dir);
+        let draining = Draining::resume(&parts.file.state.dir);
         let mut engine = Self {
             clock,
             path: parts.path,
@@ -163,7 +164,7 @@ impl Engine {
             loading: Loading::default(),
             jobs: JoinSet::new(),
             pending: None,
-            draining: None,
+            draining,
             watchers: Vec::new(),
             monitoring: Monitoring::default(),
             audit,

@@ -288,6 +288,68 @@ fn operators_announce_hold_ask_again_and_watch() {
     lab.finish().unwrap();
 }
 
+/// Verifies: a drain goes on over SIGKILL and over an upgrade: what a peer is told until End-of-RIB carries the mark; called
+/// off, it stays off over a restart.
+#[test]
+fn a_drain_goes_on_after_a_restart() {
+    let lab = Lab::new("bgp-drain-restart").unwrap();
+    let mut pair = Pair::start(&lab).unwrap();
+    pair.run(&["announce", "10.5.0.0/16"]).unwrap();
+    wait(&pair.far, "10.5.0.0/16", |path| path.is_some()).unwrap();
+    pair.run(&["drain", "--wait", "1h"]).unwrap();
+    let marked =
+        |path: &PathView| path.communities.contains(&turnpike_bgpd_api::Community::GRACEFUL_SHUTDOWN);
+    wait(&pair.far, "10.5.0.0/16", |path| path.is_some_and(marked)).unwrap();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let flaps = pair.far.peer("near").unwrap().flaps;
+        pair.near.end(signal).unwrap();
+        pair.near.start_again().unwrap();
+        poll_result(DEADLINE, "the session to come back", || {
+            let peer = pair.far.peer("near")?;
+            ensure!(peer.flaps > flaps && peer.session.is_some(), "{} {}", peer.flaps, peer.state);
+            ensure!(peer.session.is_some_and(|session| session.end_of_rib_received.ipv4), "no End-of-RIB");
+            Ok(())
+        })
+        .unwrap();
+        wait(&pair.far, "10.5.0.0/16", |path| path.is_some_and(marked)).unwrap();
+        assert!(pair.run(&["status"]).unwrap().contains("Draining"));
+    }
+    pair.run(&["drain", "--cancel"]).unwrap();
+    wait(&pair.far, "10.5.0.0/16", |path| path.is_some_and(|path| !marked(path))).unwrap();
+    pair.near.end(Signal::SIGKILL).unwrap();
+    pair.near.start_again().unwrap();
+    pair.near.wait_established("far").unwrap();
+    assert!(!pair.run(&["status"]).unwrap().contains("Draining"));
+    wait(&pair.far, "10.5.0.0/16", |path| path.is_some_and(|path| !marked(path))).unwrap();
+    lab.finish().unwrap();
+}
+
+/// Verifies: `why` names the policy and the rule that refused a path, or that its default did.
+#[test]
+fn why_names_the_rule_that_refused() {
+    let lab = Lab::new("bgp-why-rule").unwrap();
+    let pair = Pair::start(&lab).unwrap();
+    let why = || pair.run(&["why", "10.8.0.0/16"]);
+    let says = |words: &str| {
+        poll_result(DEADLINE, words, || {
+            let said = why()?;
+            ensure!(said.contains(words), "{said}");
+            Ok(())
+        })
+    };
+    says("refused by import policy `in`: the default of the policy, reject").unwrap();
+    let rule = "[[policies.in.rule]]\nname = \"no-eights\"\nwhen = { prefixes = [\"10.8.0.0/16\"] }\nverdict = \"reject\"\n";
+    pair.near_node.write_file(DEFAULT_CONFIG, format!("{NEAR}{rule}")).unwrap();
+    pair.run(&["reload"]).unwrap();
+    says("refused by import policy `in`: rule no-eights").unwrap();
+    pair.near_node
+        .write_file(DEFAULT_CONFIG, NEAR.replace("import = \"in\"", "import = \"reject-all\""))
+        .unwrap();
+    pair.run(&["reload"]).unwrap();
+    says("refused by import policy `reject-all`").unwrap();
+    lab.finish().unwrap();
+}
+
 /// Verifies: `drain` marks everything with GRACEFUL_SHUTDOWN, keeps it announced meanwhile, then withdraws and ends the
 /// sessions with its message and without graceful restart; it can be called off.
 #[test]

@@ -1,8 +1,12 @@
 //! Leaving in order (RFC 8326): mark everything as about to go, wait until traffic has gone elsewhere, withdraw, and
 //! only then end the sessions. The opposite of a restart, which nobody shall notice.
 
-use std::time::Duration;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -12,6 +16,7 @@ use turnpike_bgpd_api::{Drain, ErrorReply, Reply};
 use super::requests::conflict;
 use super::{Engine, Stop};
 use crate::audit::Change;
+use crate::disk::Done;
 use crate::merge::Merged;
 
 /// Between the withdrawals and the end of the sessions: peers must have taken them in.
@@ -32,7 +37,57 @@ enum Phase {
     Withdrawn { until: Option<Instant> },
 }
 
+/// A drain on disk: a restart goes on with it, so that no peer hears of us as if nothing were going on.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    order: Drain,
+    /// Networks are withdrawn already.
+    withdrawn: bool,
+    /// When they are to be, in seconds since the Unix epoch.
+    withdraw_at: u64,
+}
+
+fn record_path(state: &Path) -> PathBuf {
+    state.join("drain.json")
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 impl Draining {
+    /// The drain that an earlier process was at.
+    pub(super) fn resume(state: &Path) -> Option<Self> {
+        let path = record_path(state);
+        let read = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            other => other.map_err(|error| error.to_string()),
+        };
+        let record: Result<Record, String> =
+            read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
+        let Record { order, withdrawn, withdraw_at } = record
+            .inspect_err(|error| error!(path = %path.display(), error, "a drain is forgotten: its record cannot be read"))
+            .ok()?;
+        let phase = if withdrawn {
+            Phase::Withdrawn { until: (!order.keep_blocks).then(|| Instant::now() + WITHDRAWING) }
+        } else {
+            // A clock that was set meanwhile makes the wait no longer than it was to be.
+            let left = withdraw_at.saturating_sub(unix_seconds()).min(order.wait.into());
+            Phase::Marked { until: Instant::now() + Duration::from_secs(left) }
+        };
+        info!("a drain goes on");
+        Some(Self { order, phase })
+    }
+
+    fn record(&self) -> Record {
+        let left = match self.phase {
+            Phase::Marked { until } => until.saturating_duration_since(Instant::now()).as_secs(),
+            Phase::Withdrawn { .. } => 0,
+        };
+        let withdrawn = matches!(self.phase, Phase::Withdrawn { .. });
+        Record { order: self.order.clone(), withdrawn, withdraw_at: unix_seconds().saturating_add(left) }
+    }
+
     /// When to go on.
     pub(super) const fn alarm(&self) -> Option<Instant> {
         match self.phase {
@@ -78,7 +133,8 @@ impl Engine {
         merged
     }
 
-    pub(super) fn drain(&mut self, order: Drain, who: Option<Caller>) -> Result<Reply, ErrorReply> {
+    /// Begins a drain, or calls it off; the reply may go out once that is on disk.
+    pub(super) fn drain(&mut self, order: Drain, who: Option<Caller>) -> Result<(Reply, Done), ErrorReply> {
         if order.cancel {
             return self.call_off(who);
         }
@@ -98,21 +154,33 @@ impl Engine {
             phase: Phase::Marked { until: Instant::now() + Duration::from_secs(order.wait.into()) },
             order,
         });
+        let done = self.keep_drain();
         self.bend_now();
         self.note(who, Change { what: "drain", detail, before: Value::Null, after });
-        Ok(Reply::Draining { steps })
+        Ok((Reply::Draining { steps }, done))
     }
 
-    fn call_off(&mut self, who: Option<Caller>) -> Result<Reply, ErrorReply> {
+    /// Writes down how far the drain is, or that there is none.
+    fn keep_drain(&self) -> Done {
+        let path = record_path(&self.file.state.dir);
+        match self.draining.as_ref().map(|draining| serde_json::to_vec(&draining.record())) {
+            Some(Ok(record)) => self.disk.replace(path, record),
+            // Numbers, texts and flags can be written.
+            Some(Err(_)) | None => self.disk.remove(path),
+        }
+    }
+
+    fn call_off(&mut self, who: Option<Caller>) -> Result<(Reply, Done), ErrorReply> {
         let Some(draining) = self.draining.take() else {
             return Err(conflict("nothing is being drained".to_owned()));
         };
         let before = json!(draining.in_words());
+        let done = self.keep_drain();
         self.bend_now();
         let detail = "everything is announced as before".to_owned();
         let steps = vec![detail.clone()];
         self.note(who, Change { what: "drain-cancel", detail, before, after: Value::Null });
-        Ok(Reply::Draining { steps })
+        Ok((Reply::Draining { steps }, done))
     }
 
     /// The moment has come for the next step.
@@ -123,11 +191,16 @@ impl Engine {
                 let until = (!draining.order.keep_blocks).then(|| Instant::now() + WITHDRAWING);
                 draining.phase = Phase::Withdrawn { until };
                 info!("draining: networks are withdrawn");
+                // A failed write is logged where it happens: a restart would begin the wait anew.
+                drop(self.keep_drain());
                 self.bend_now();
             }
             Phase::Withdrawn { until: Some(_) } => {
                 let message = draining.order.message.clone();
                 info!("draining: sessions end");
+                // It has come to its end: the next start is like any other.
+                self.draining = None;
+                drop(self.keep_drain());
                 self.ending = Some(Stop::Final { message });
             }
             Phase::Withdrawn { until: None } => {}

@@ -11,6 +11,9 @@ use super::Engine;
 use super::requests::{conflict, find_peer, names, not_found};
 use crate::views;
 
+/// What the core says of such a path.
+const REFUSED: &str = "refused by import policy";
+
 impl Engine {
     /// Tries a policy of `config`, or of the one in force, on a path.
     pub(super) fn policy_test(
@@ -84,6 +87,25 @@ impl Engine {
             result: answer.result.map(show),
             policy,
         })))
+    }
+}
+
+impl Engine {
+    /// Names the rule for a path that its peer's import policy refused; `None` for any other path. With several paths of
+    /// one peer it is the first of them that is tried.
+    pub(super) fn refusal(&self, refused: &PathView) -> Option<String> {
+        let address = refused.from_address.filter(|_| refused.why.as_deref() == Some(REFUSED))?;
+        let peer = self.speaker.as_ref()?.config().peers.iter().find(|peer| peer.remote == address)?;
+        match &peer.import {
+            PolicyChoice::Named(_) => {
+                let test = PolicyTest::of_peer(refused.prefix, address);
+                let Ok(Reply::PolicyTrace(trace)) = self.policy_test(&test, None) else { return None };
+                (!trace.accepted).then(|| format!("{REFUSED} `{}`: {}", trace.policy, trace.decided_by))
+            }
+            PolicyChoice::RejectAll => Some(format!("{REFUSED} `reject-all`")),
+            PolicyChoice::Default => Some(format!("{REFUSED}: an external peer without one (RFC 8212)")),
+            PolicyChoice::AcceptAll => None,
+        }
     }
 }
 

@@ -71,7 +71,10 @@ impl Engine {
             Request::SoftReset { peer, inbound, outbound } => {
                 self.soft_reset(&peer, (inbound, outbound), caller).unwrap_or_else(Reply::Error)
             }
-            Request::Drain(order) => self.drain(order, caller).unwrap_or_else(Reply::Error),
+            Request::Drain(order) => match self.drain(order, caller) {
+                Ok((reply, done)) => return when_written(done, reply, to),
+                Err(error) => Reply::Error(error),
+            },
             Request::MrtDump => return self.dump(to),
             Request::Watch => {
                 events.into_iter().for_each(|events| self.add_watcher(events));
@@ -234,7 +237,11 @@ impl Engine {
         let nexthops =
             used.iter().filter_map(|hop| Some(views::nexthop(*hop, kernel.nexthops.get(hop)?))).collect();
         let kernel_failure = prefix.and_then(|prefix| kernel.failures.get(&prefix.to_string()).cloned());
-        let paths = found.into_iter().map(|path| self.owned(views::path(path, &names, true))).collect();
+        let told = |mut path: query::PathView| {
+            path.why = self.refusal(&path).or(path.why);
+            self.owned(views::path(path, &names, true))
+        };
+        let paths = found.into_iter().map(told).collect();
         Ok(Decision { prefix, paths, nexthops, kernel_failure })
     }
 }
