@@ -96,8 +96,10 @@ pub(crate) struct Session {
     pub(crate) flaps: u64,
     pub(crate) last_error: Option<String>,
     pub(crate) last_notification: Option<String>,
-    /// The same as a message, header included.
-    pub(crate) last_notification_message: Bytes,
+    /// The last NOTIFICATION as a message, until a session ends with it.
+    notification_message: Bytes,
+    /// The one that the last session ended with, header included; empty if it ended without.
+    pub(crate) ended_with: Bytes,
     jitter: Jitter,
 }
 
@@ -128,7 +130,8 @@ impl Session {
             flaps: 0,
             last_error: None,
             last_notification: None,
-            last_notification_message: Bytes::new(),
+            notification_message: Bytes::new(),
+            ended_with: Bytes::new(),
             jitter: Jitter(seed),
         }
     }

@@ -11,7 +11,7 @@ mod station;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -52,6 +52,8 @@ pub(crate) struct Monitoring {
 #[derive(Debug)]
 struct Station {
     task: AbortHandle,
+    /// The configuration does not name it any more: its task ends with the connection.
+    gone: Arc<AtomicBool>,
     stream: Option<Stream>,
     problem: Option<String>,
     streams: u64,
@@ -103,8 +105,10 @@ impl Monitoring {
         });
         for BmpStation { station: address } in wanted {
             self.stations.entry(*address).or_insert_with(|| {
-                let task = tokio::spawn(station::run(*address, self.news.0.clone())).abort_handle();
-                Station { task, stream: None, problem: None, streams: 0, overflows: 0, messages: 0 }
+                let gone = Arc::new(AtomicBool::new(false));
+                let run = station::run(*address, self.news.0.clone(), Arc::clone(&gone));
+                let task = tokio::spawn(run).abort_handle();
+                Station { task, gone, stream: None, problem: None, streams: 0, overflows: 0, messages: 0 }
             });
         }
     }
@@ -203,16 +207,14 @@ impl Monitoring {
         }
     }
 
-    /// Begins a dump of what peers have announced.
-    ///
-    /// # Errors
-    /// One is under way.
-    pub(crate) fn begin_dump(&mut self, dump: Dump) -> Result<(), &'static str> {
-        if self.dump.as_ref().is_some_and(|dump| !dump.is_over()) {
-            return Err("a dump is under way");
-        }
+    /// True until the file of a dump is in place.
+    pub(crate) fn is_dumping(&self) -> bool {
+        self.dump.as_ref().is_some_and(|dump| !dump.is_over())
+    }
+
+    /// Walks the table for a dump from now on.
+    pub(crate) fn feed(&mut self, dump: Dump) {
         self.dump = Some(dump);
-        Ok(())
     }
 
     /// Where a dump tells that it has room.
@@ -265,17 +267,21 @@ impl Station {
     /// The configuration does not name it any more.
     fn farewell(&mut self) {
         self.send(bmp::encode_termination);
-        let (was_connected, task) = (self.stream.take().is_some(), self.task.clone());
-        tokio::spawn(async move {
-            if was_connected {
-                tokio::time::sleep(station::LINGER).await;
-            }
-            task.abort();
-        });
+        self.gone.store(true, Ordering::Relaxed);
+        if self.stream.take().is_none() {
+            self.task.abort();
+        }
     }
 
     fn peer_up(&mut self, session: &MonitoredSession) {
         let Some(stream) = &mut self.stream else { return };
+        // It may have been told with the table already, while the event waited.
+        let same = |known: &MonitoredSession| {
+            (known.local, known.remote, &known.opens) == (session.local, session.remote, &session.opens)
+        };
+        if stream.sessions.get(&session.peer).is_some_and(same) {
+            return;
+        }
         stream.sessions.insert(session.peer, session.clone());
         let (sent, received) = (&session.opens.0, &session.opens.1);
         let at = now().saturating_sub(session.age);
@@ -384,8 +390,15 @@ mod tests {
             sessions: BTreeMap::new(),
             began: now(),
         };
-        let mut station =
-            Station { task, stream: Some(stream), problem: None, streams: 1, overflows: 0, messages: 0 };
+        let mut station = Station {
+            task,
+            gone: Arc::default(),
+            stream: Some(stream),
+            problem: None,
+            streams: 1,
+            overflows: 0,
+            messages: 0,
+        };
         let mut rounds = 0;
         while station.stream.is_some() {
             station.send(|out| out.resize(1 << 20, 0));

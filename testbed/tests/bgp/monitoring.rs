@@ -290,6 +290,16 @@ fn dumps_and_logs_are_read_by_others() -> Result<()> {
             "fd00:9::/48 from 10.1.3.2 65002 via fd00:1:3::2 path 65002",
         ]
     );
+    // Two at once: each is done whole, or refused.
+    let ask = || turnpike(&pair.near_node, &["mrt", "dump"]);
+    let outcomes =
+        std::thread::scope(|scope| [scope.spawn(ask), scope.spawn(ask)].map(|one| one.join().unwrap()));
+    assert!(outcomes.iter().any(Result::is_ok), "{outcomes:?}");
+    for outcome in outcomes {
+        let told = outcome.unwrap_or_else(|error| error.to_string());
+        assert!(told.contains("2 prefixes, 2 paths") || told.contains("a dump is under way"), "{told}");
+    }
+    assert_eq!(elements(&pair.near_node, &format!("{DEFAULT_STATE_DIR}/mrt/rib.mrt"))?.len(), 2);
     turnpike(&pair.far_node, &["announce", "10.8.0.0/16"])?;
     turnpike(&pair.far_node, &["withdraw", "10.8.0.0/16"])?;
     let log = format!("{DEFAULT_STATE_DIR}/mrt/updates.mrt");

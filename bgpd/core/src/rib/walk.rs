@@ -13,6 +13,9 @@ use super::attrs::PathAttrs;
 use super::table::{FamilyRib, TablePrefix};
 use crate::query::PeerId;
 
+/// Rows looked at for each prefix wanted, where many have no path of a peer.
+const ROWS: usize = 16;
+
 /// Where a walk goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
@@ -78,8 +81,9 @@ impl Rib {
 impl<P: TablePrefix> FamilyRib<P> {
     /// Looks at the next destinations from a row on; answers where to go on.
     fn walk(&self, shared: &Shared, first: usize, limit: usize, found: &mut Vec<Walked>) -> Option<usize> {
+        let last = first.saturating_add(limit.saturating_mul(ROWS));
         for (id, prefix, dest) in self.table.iter_from(first) {
-            if found.len() >= limit {
+            if found.len() >= limit || id.row() >= last {
                 return Some(id.row());
             }
             let prefix: Prefix = prefix.into();

@@ -33,7 +33,7 @@ impl Session {
     fn notify(&mut self, slot: usize, notification: &Notification, context: &mut Context<'_>) {
         let mut bytes = Vec::new();
         notification.encode(&mut bytes);
-        self.last_notification_message = bytes.clone().into();
+        self.notification_message = bytes.clone().into();
         self.send(slot, bytes, 1, context);
     }
 
@@ -72,6 +72,7 @@ impl Session {
             }
             self.flaps += 1;
             let kept = held.keeps_paths(&reason);
+            self.ended_with = std::mem::take(&mut self.notification_message);
             context.effects.push(Effect::Down { reason: reason.clone(), kept });
         } else {
             context.effects.push(Effect::ConnectionFailed { reason: reason.clone() });
@@ -117,6 +118,7 @@ impl Session {
                 self.established_at = None;
                 self.flaps += 1;
                 self.last_error = Some(format!("sent {words}"));
+                self.ended_with = std::mem::take(&mut self.notification_message);
                 let reason = DownReason::Sent(words.clone());
                 context.effects.push(Effect::Down { reason, kept: false });
             }

@@ -169,7 +169,7 @@ impl Session {
         let Some(notification) = Notification::decode(body) else { return };
         let words = notification.to_string();
         self.last_notification = Some(format!("received {words}"));
-        self.last_notification_message = encode_message(MessageType::Notification, body).into();
+        self.notification_message = encode_message(MessageType::Notification, body).into();
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref).map(|conn| conn.id) else { return };
         context.effects.push(Effect::Close { conn });
         let reason = match notification.cause {

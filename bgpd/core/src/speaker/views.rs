@@ -72,9 +72,9 @@ impl Speaker {
         })
     }
 
-    /// The last NOTIFICATION to or from a peer, header included; empty if there was none.
-    pub fn last_notification(&self, peer: PeerId) -> bytes::Bytes {
-        self.peer_ref(peer).map(|held| held.session.last_notification_message.clone()).unwrap_or_default()
+    /// The NOTIFICATION that a peer's last session ended with, header included; empty if it ended without.
+    pub fn ended_with(&self, peer: PeerId) -> bytes::Bytes {
+        self.peer_ref(peer).map(|held| held.session.ended_with.clone()).unwrap_or_default()
     }
 
     /// The next `limit` prefixes of a walk through all that is held from peers. What changes meanwhile may be seen as it

@@ -62,7 +62,7 @@ impl Engine {
                 }
             }
             Event::Down { peer, reason, .. } => {
-                self.monitoring.session_down(*peer, reason, &speaker.last_notification(*peer));
+                self.monitoring.session_down(*peer, reason, &speaker.ended_with(*peer));
             }
             _ => {}
         }

@@ -99,11 +99,13 @@ impl Engine {
             Ok(speaker) => speaker,
             Err(error) => return drop(to.send(Reply::Error(error))),
         };
+        if self.monitoring.is_dumping() {
+            let busy = conflict("a dump is under way; wait for its end".to_owned());
+            return drop(to.send(Reply::Error(busy)));
+        }
         let (done, outcome) = oneshot::channel();
         let dump = Dump::start(&self.file.state.dir, speaker, self.monitoring.room(), done);
-        if let Err(busy) = self.monitoring.begin_dump(dump) {
-            return drop(to.send(Reply::Error(conflict(format!("{busy}; wait for its end")))));
-        }
+        self.monitoring.feed(dump);
         tokio::spawn(async move {
             let reply = match outcome.await {
                 Ok(Ok(Dumped { path, prefixes, paths })) => Reply::Dumped { path, prefixes, paths },

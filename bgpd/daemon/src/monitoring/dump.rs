@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +28,8 @@ const PIECES: usize = 8;
 pub(crate) struct Dump {
     pieces: Option<mpsc::Sender<Vec<Walked>>>,
     place: Place,
+    /// Held by the writer until the file is in place, or it has given up.
+    writer: Weak<()>,
 }
 
 /// What came of it.
@@ -52,16 +55,20 @@ impl Dump {
         let collector = speaker.config().router_id;
         let peers = index(speaker);
         let folder = folder.join("mrt");
+        let running = Arc::new(());
+        let writer = Arc::downgrade(&running);
         tokio::task::spawn_blocking(move || {
+            let dumped = write(&folder, collector, &peers, queue, &room);
+            drop(running);
             // Nobody may be waiting any more.
-            let _ = done.send(write(&folder, collector, &peers, queue, &room));
+            let _ = done.send(dumped);
         });
-        Self { pieces: Some(pieces), place: Place::default() }
+        Self { pieces: Some(pieces), place: Place::default(), writer }
     }
 
-    /// All has been handed over, or the writer has given up.
+    /// The writer has ended.
     pub(super) fn is_over(&self) -> bool {
-        self.pieces.as_ref().is_none_or(mpsc::Sender::is_closed)
+        self.writer.strong_count() == 0
     }
 
     /// Hands over pieces while there is room; true if there is more to do at once.

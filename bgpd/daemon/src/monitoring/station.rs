@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -21,7 +21,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A connection that has lived so long makes up for failures before it.
 const GOOD_LIFE: Duration = Duration::from_secs(60);
 /// How long last words may take.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(2);
 /// Octets written at one go.
 const GULP: usize = 64 * 1024;
 
@@ -48,8 +48,8 @@ pub(crate) enum News {
     Room,
 }
 
-/// Serves a station until the engine has gone.
-pub(super) async fn run(station: SocketAddr, news: mpsc::UnboundedSender<News>) {
+/// Serves a station until the engine has gone, or does not want it any more.
+pub(super) async fn run(station: SocketAddr, news: mpsc::UnboundedSender<News>, gone: Arc<AtomicBool>) {
     let mut wait = FIRST_WAIT;
     loop {
         let begun = Instant::now();
@@ -67,6 +67,9 @@ pub(super) async fn run(station: SocketAddr, news: mpsc::UnboundedSender<News>) 
             }
         };
         wait = if begun.elapsed() >= GOOD_LIFE { FIRST_WAIT } else { wait };
+        if gone.load(Ordering::Relaxed) {
+            return;
+        }
         if news.send(News::Lost { station, problem }).is_err() {
             return;
         }
