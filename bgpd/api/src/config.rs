@@ -9,6 +9,7 @@ mod bfd;
 mod check;
 mod group;
 mod load;
+mod local_as;
 mod peer;
 mod pieces;
 mod policy;
@@ -24,6 +25,7 @@ use turnpike_bgp_wire::{AnyCommunity, AsPathPattern, Asn, Community, LargeCommun
 pub use add_path::{AddPath, SendPaths};
 pub use bfd::{Bfd, BfdDaemon};
 pub use load::{Problem, Problems, load, parse, warnings};
+pub use local_as::LocalAs;
 pub use peer::{MaxPrefix, MaxPrefixAction, NextHop, Peer, RemoteAs};
 pub use policy::{
     Actions, Lengths, Match, Policy, PolicyChoice, PrefixRule, Rule, SetNextHop, Source, Verdict,
@@ -77,6 +79,9 @@ pub struct Config {
     /// Prefixes that we originate, `[[network]]`.
     #[serde(rename = "network")]
     pub networks: Vec<Network>,
+    /// Prefixes that we originate while there are routes inside them, `[[aggregate]]`.
+    #[serde(rename = "aggregate")]
+    pub aggregates: Vec<Aggregate>,
     /// Named sets of prefixes, `[prefix_sets]`.
     pub prefix_sets: BTreeMap<String, Vec<PrefixRule>>,
     /// Named sets of communities of any kind, `[community_sets]`.
@@ -112,6 +117,7 @@ impl Default for Config {
             peers: Vec::new(),
             listen_ranges: Vec::new(),
             networks: Vec::new(),
+            aggregates: Vec::new(),
             prefix_sets: BTreeMap::new(),
             community_sets: BTreeMap::new(),
             as_path_sets: BTreeMap::new(),
@@ -360,4 +366,28 @@ impl Network {
             large_communities: Vec::new(),
         }
     }
+}
+
+/// A prefix that we originate as long as there is a route inside it, ours or a peer's. The kernel gets a blackhole route
+/// for it, so that traffic to what is not there stops here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aggregate {
+    /// What is announced.
+    pub prefix: Prefix,
+    /// Do not announce what is inside it (FRR's `summary-only`).
+    #[serde(default)]
+    pub summary_only: bool,
+    /// MULTI_EXIT_DISC to announce with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub med: Option<u32>,
+    /// LOCAL_PREF to announce with inside the AS; 100 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_pref: Option<u32>,
+    /// COMMUNITIES to announce with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub communities: Vec<Community>,
+    /// LARGE_COMMUNITIES to announce with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub large_communities: Vec<LargeCommunity>,
 }

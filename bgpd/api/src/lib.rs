@@ -16,7 +16,7 @@ pub use config::{BmpStation, Config, Network, Part, Peer};
 pub use frame::{FrameError, MAX_FRAME, decode, encode, read_frame, write_frame};
 pub use message::{Code, Drain, ErrorReply, FORMAT, PolicyTest, Reply, Request, RibQuery, Select, Table};
 pub use turnpike_bgp_wire::{
-    Asn, Community, ExtendedCommunity, Families, Family, LargeCommunity, PerFamily, Prefix, RouterId,
+    Asn, Community, ExtendedCommunity, Families, Family, LargeCommunity, PerFamily, Prefix, Role, RouterId,
 };
 
 /// Where bgpd listens for requests unless configured otherwise.

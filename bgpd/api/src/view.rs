@@ -246,6 +246,9 @@ pub struct PathView {
     pub extended_communities: Vec<String>,
     /// LARGE_COMMUNITIES.
     pub large_communities: Vec<LargeCommunity>,
+    /// OTC (RFC 9234): only for customers, says this AS.
+    #[serde(default)]
+    pub only_to_customer: Option<Asn>,
     /// ORIGINATOR_ID.
     pub originator_id: Option<RouterId>,
     /// CLUSTER_LIST.

@@ -16,7 +16,8 @@ use turnpike_bgp_wire::{Asn, Community, Families, LargeCommunity, Prefix, Router
 
 pub use check::ConfigError;
 pub use peer::{
-    AddPath, ExportNextHop, ListenRange, MaxPrefix, MaxPrefixAction, PeerConfig, SendPaths, Transport,
+    AddPath, ExportNextHop, ListenRange, LocalAs, MaxPrefix, MaxPrefixAction, PeerConfig, SendPaths,
+    Transport,
 };
 pub use policy::{
     Actions, AsPathSet, CommunitySet, Match, Policy, PolicyChoice, PrefixRule, PrefixSet, Rule, SetNextHop,
@@ -46,6 +47,9 @@ pub struct Config {
     /// Prefixes that we originate.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// Prefixes that we originate while there are routes inside them.
+    #[serde(default)]
+    pub aggregates: Vec<Aggregate>,
     /// True once every owner of networks and peers has said its part. Until then (or until the deferral timer)
     /// no End-of-RIB is sent, so that no helper sweeps prefixes that are only late.
     #[serde(default = "yes")]
@@ -100,6 +104,7 @@ impl Config {
             peers: Vec::new(),
             listen_ranges: Vec::new(),
             networks: Vec::new(),
+            aggregates: Vec::new(),
             complete: true,
             node: None,
             prefix_sets: BTreeMap::new(),
@@ -163,6 +168,20 @@ impl Network {
     pub fn new(prefix: Prefix) -> Self {
         Self { prefix, med: None, local_pref: None, communities: Vec::new(), large_communities: Vec::new() }
     }
+}
+
+/// A prefix that we originate as long as the Loc-RIB has a route strictly inside it, ours or a peer's (RFC 4271
+/// §9.2.2.2). Its AS_PATH is empty (an AS_SET is not to be made, RFC 9774), so it says ATOMIC_AGGREGATE and AGGREGATOR;
+/// its ORIGIN is the worst of those routes'. The kernel gets a blackhole route for it: traffic to what is not there must
+/// stop here, and not follow a less specific route back to where it came from (RFC 4632 §5.1).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aggregate {
+    /// The prefix, and what it is announced with.
+    pub network: Network,
+    /// Routes inside it are told to nobody.
+    #[serde(default)]
+    pub summary_only: bool,
 }
 
 /// What a cluster node accepts, from any peer, before the peer's own import policy is asked.

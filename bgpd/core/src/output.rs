@@ -71,6 +71,11 @@ pub enum RouteChange {
         /// Where to, sorted, not empty. Equal sets mostly share one allocation.
         nexthops: Arc<[Nexthop]>,
     },
+    /// Have traffic to it dropped: an aggregate of ours, and what is not there inside it.
+    Discard {
+        /// Destination.
+        prefix: Prefix,
+    },
     /// Take the route away.
     Remove {
         /// Destination.

@@ -247,6 +247,8 @@ pub struct PathView {
     pub extended_communities: Vec<ExtendedCommunity>,
     /// LARGE_COMMUNITIES.
     pub large_communities: Vec<LargeCommunity>,
+    /// OTC (RFC 9234): only for customers, says this AS.
+    pub only_to_customer: Option<Asn>,
     /// ORIGINATOR_ID.
     pub originator_id: Option<RouterId>,
     /// CLUSTER_LIST.
@@ -282,6 +284,7 @@ impl PathView {
             communities: attributes.communities.to_vec(),
             extended_communities: attributes.extended_communities.to_vec(),
             large_communities: attributes.large_communities.to_vec(),
+            only_to_customer: attributes.otc,
             originator_id: attributes.originator_id,
             cluster_list: attributes.cluster_list.to_vec(),
             accepted: false,

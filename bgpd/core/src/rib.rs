@@ -5,6 +5,7 @@
 //! mark prefixes; [`Rib::step`] does the work in bounded pieces and queues [`RibOutput`]s. While selection is
 //! deferred after a restart (RFC 4724 §4.1), only what we originate is decided on and told.
 
+mod aggregates;
 mod attrs;
 mod decide;
 mod dests;
@@ -12,6 +13,8 @@ mod export;
 mod flush;
 mod group;
 mod import;
+mod install;
+mod leaks;
 mod long_lived;
 mod nexthops;
 mod peer;
@@ -35,7 +38,7 @@ pub use probe::{Probe, ProbeAnswer, ProbeRule, probe};
 pub use snapshot::{Comparison, PeerTable, PrefixChange, Snapshot, TableChange};
 pub use walk::{Place, Walked, WalkedPath};
 
-use crate::config::{Config, Multipath};
+use crate::config::{Config, Multipath, PrefixRule};
 use crate::input::Resolution;
 use crate::output::{Nexthop, RouteChange};
 use crate::query::{PathView, PeerId, Select, Table};
@@ -102,6 +105,8 @@ pub(crate) struct Shared {
     sets: NexthopSets,
     policies: Policies,
     node: Option<NodeGuard>,
+    /// What is told to nobody because an aggregate stands for it.
+    summaries: PrefixMatcher,
     pub(crate) out: VecDeque<RibOutput>,
     /// Selection is deferred.
     pub(crate) holding: bool,
@@ -138,6 +143,17 @@ impl LocalFacts {
             graceful_shutdown: config.graceful_shutdown,
         }
     }
+}
+
+/// Prefixes strictly inside aggregates that stand for them.
+fn summaries(config: &Config) -> PrefixMatcher {
+    let inside =
+        config.aggregates.iter().filter(|aggregate| aggregate.summary_only).filter_map(|aggregate| {
+            let prefix = aggregate.network.prefix;
+            let longer = prefix.prefix_len() + 1;
+            (longer <= prefix.family().max_len()).then_some(PrefixRule { prefix, ge: Some(longer), le: None })
+        });
+    PrefixMatcher::new(&inside.collect::<Vec<PrefixRule>>())
 }
 
 /// The node role, ready for use.
@@ -178,6 +194,7 @@ impl Rib {
                 sets: NexthopSets::default(),
                 policies: Policies::compile(config),
                 node: NodeGuard::of(config),
+                summaries: summaries(config),
                 out: VecDeque::new(),
                 holding: false,
                 may_end: false,
@@ -186,6 +203,8 @@ impl Rib {
         };
         rib.v4.set_networks(&mut rib.shared, &[], &config.networks);
         rib.v6.set_networks(&mut rib.shared, &[], &config.networks);
+        rib.v4.set_aggregates(&mut rib.shared, &config.aggregates);
+        rib.v6.set_aggregates(&mut rib.shared, &config.aggregates);
         rib
     }
 
@@ -207,11 +226,18 @@ impl Rib {
             self.v4.set_networks(shared, &old.networks, &new.networks);
             self.v6.set_networks(shared, &old.networks, &new.networks);
         }
+        let aggregates_changed =
+            old.aggregates != new.aggregates || (old.asn, old.router_id) != (new.asn, new.router_id);
+        if aggregates_changed {
+            shared.summaries = summaries(new);
+            self.v4.set_aggregates(shared, &new.aggregates);
+            self.v6.set_aggregates(shared, &new.aggregates);
+        }
         if policies_changed || node_changed {
             self.v4.import_again(shared, None);
             self.v6.import_again(shared, None);
         }
-        if policies_changed || local_changed {
+        if policies_changed || local_changed || aggregates_changed {
             self.everything_dirty();
         }
     }

@@ -13,6 +13,8 @@ mod world;
 
 #[path = "speakers/add_path.rs"]
 mod add_path;
+#[path = "speakers/aggregates.rs"]
+mod aggregates;
 #[path = "speakers/graceful.rs"]
 mod graceful;
 #[path = "speakers/long_lived.rs"]
@@ -29,6 +31,8 @@ mod random;
 mod reflector;
 #[path = "speakers/robust.rs"]
 mod robust;
+#[path = "speakers/roles.rs"]
+mod roles;
 #[path = "speakers/routes.rs"]
 mod routes;
 #[path = "speakers/sessions.rs"]

@@ -75,6 +75,7 @@ pub(crate) fn path(view: query::PathView, names: &Names, effective: bool) -> Pat
         communities: view.communities,
         extended_communities: view.extended_communities.iter().map(ToString::to_string).collect(),
         large_communities: view.large_communities,
+        only_to_customer: view.only_to_customer,
         originator_id: view.originator_id,
         cluster_list: view.cluster_list,
         best: view.best,

@@ -129,6 +129,7 @@ impl PartialBits {
             AttrCode::Communities => 2,
             AttrCode::ExtendedCommunities => 4,
             AttrCode::LargeCommunities => 8,
+            AttrCode::OnlyToCustomer => 16,
             _ => 0,
         }
     }
@@ -171,6 +172,8 @@ pub struct Attributes {
     pub extended_communities: Box<[ExtendedCommunity]>,
     /// LARGE_COMMUNITIES.
     pub large_communities: Box<[LargeCommunity]>,
+    /// OTC, "only to customer": the AS that let the path out to a customer or a peer first (RFC 9234 §5).
+    pub otc: Option<Asn>,
     /// Attributes that we do not know but pass on, in the order of their codes.
     pub unknown: Box<[UnknownAttribute]>,
 }

@@ -8,13 +8,14 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::reader::Reader;
-use crate::{AfiSafi, Asn};
+use crate::{AfiSafi, Asn, Role};
 
 mod code {
     pub(super) const MULTIPROTOCOL: u8 = 1;
     pub(super) const ROUTE_REFRESH: u8 = 2;
     pub(super) const EXTENDED_NEXT_HOP: u8 = 5;
     pub(super) const EXTENDED_MESSAGE: u8 = 6;
+    pub(super) const ROLE: u8 = 9;
     pub(super) const GRACEFUL_RESTART: u8 = 64;
     pub(super) const FOUR_OCTET_AS: u8 = 65;
     pub(super) const ADD_PATH: u8 = 69;
@@ -33,6 +34,8 @@ pub enum Capability {
     ExtendedNextHop(Vec<(AfiSafi, u16)>),
     /// Messages of up to 65535 octets (RFC 8654).
     ExtendedMessage,
+    /// What the sender is to its neighbour (RFC 9234 §4.1).
+    Role(Role),
     /// Graceful restart (RFC 4724 §3).
     GracefulRestart(GracefulRestartCapability),
     /// Four-octet AS numbers, with the sender's own (RFC 6793 §3).
@@ -154,6 +157,7 @@ impl Capability {
                 Capability::ExtendedNextHop(list(&mut reader, one)?)
             }
             code::EXTENDED_MESSAGE => Capability::ExtendedMessage,
+            code::ROLE => Capability::Role(Role::from_code(reader.u8()?)?),
             code::GRACEFUL_RESTART => Capability::GracefulRestart(decode_graceful(&mut reader)?),
             code::FOUR_OCTET_AS => Capability::FourOctetAs(Asn(reader.u32()?)),
             code::ADD_PATH => {
@@ -187,6 +191,7 @@ impl Capability {
                     out.extend_from_slice(&next_hop_afi.to_be_bytes());
                 }
             }
+            Capability::Role(role) => out.push(role.code()),
             Capability::GracefulRestart(value) => encode_graceful(value, out),
             Capability::FourOctetAs(asn) => out.extend_from_slice(&asn.0.to_be_bytes()),
             Capability::AddPath(entries) => {
@@ -223,6 +228,7 @@ impl Capability {
             Capability::RouteRefresh => code::ROUTE_REFRESH,
             Capability::ExtendedNextHop(_) => code::EXTENDED_NEXT_HOP,
             Capability::ExtendedMessage => code::EXTENDED_MESSAGE,
+            Capability::Role(_) => code::ROLE,
             Capability::GracefulRestart(_) => code::GRACEFUL_RESTART,
             Capability::FourOctetAs(_) => code::FOUR_OCTET_AS,
             Capability::AddPath(_) => code::ADD_PATH,
@@ -292,6 +298,7 @@ impl fmt::Display for Capability {
                 entries.iter().try_for_each(|(family, afi)| write!(f, " {family} over afi {afi}"))
             }
             Capability::ExtendedMessage => f.write_str("extended message"),
+            Capability::Role(role) => write!(f, "role {role}"),
             Capability::GracefulRestart(value) => {
                 write!(f, "graceful restart {} s", value.restart_time)?;
                 value.families.iter().try_for_each(|(family, _)| write!(f, " {family}"))

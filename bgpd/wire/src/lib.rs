@@ -18,6 +18,7 @@ mod notification;
 mod open;
 mod prefix;
 mod reader;
+mod role;
 mod route_refresh;
 mod update;
 
@@ -40,5 +41,6 @@ pub use notification::{
 };
 pub use open::Open;
 pub use prefix::{ParsePrefixError, Prefix, Prefix4, Prefix6};
+pub use role::Role;
 pub use route_refresh::{RouteRefresh, RouteRefreshKind};
 pub use update::{EncodeError, Reach, Update, encode_end_of_rib, encode_reach, encode_unreach};

@@ -31,6 +31,7 @@ struct Said {
     atomic_aggregate: bool,
     communities: Vec<u32>,
     large_communities: BTreeSet<(u32, u32, u32)>,
+    otc: Option<u32>,
     originator: Option<Ipv4Addr>,
     clusters: Vec<Ipv4Addr>,
 }
@@ -76,6 +77,7 @@ fn ours(body: &[u8]) -> Option<Said> {
             .iter()
             .map(|large| (large.global, large.local1, large.local2))
             .collect(),
+        otc: attributes.otc.map(|asn| asn.0),
         originator: attributes.originator_id.map(|id| id.0),
         clusters: attributes.cluster_list.iter().map(|id| id.0).collect(),
     };
@@ -127,6 +129,7 @@ fn theirs_bgpkit(body: &[u8]) -> Option<Said> {
                 said.large_communities =
                     all.iter().map(|c| (c.global_admin, c.local_data[0], c.local_data[1])).collect();
             }
+            Value::OnlyToCustomer(asn) => said.otc = Some(asn.to_u32()),
             Value::OriginatorId(id) => said.originator = Some(*id),
             Value::Clusters(all) => said.clusters = all.iter().map(|id| Ipv4Addr::from_bits(*id)).collect(),
             Value::MpReachNlri(nlri) => {
@@ -216,6 +219,7 @@ fn theirs_netgauze(body: &[u8]) -> Option<Said> {
                 said.large_communities =
                     values.map(|c| (c.global_admin(), c.local_data1(), c.local_data2())).collect();
             }
+            Value::OnlyToCustomer(otc) => said.otc = Some(otc.asn()),
             Value::Originator(id) => said.originator = Some(id.id()),
             Value::ClusterList(all) => said.clusters = all.cluster_list().iter().map(|id| id.id()).collect(),
             Value::MpReach(netgauze::MpReach::Ipv4Unicast { next_hop, nlri, .. }) => {
@@ -252,6 +256,7 @@ prop_compose! {
         atomic_aggregate in any::<bool>(),
         communities in vec(any::<u32>().prop_map(Community), 0..6),
         large in proptest::collection::btree_set(any::<(u32, u32, u32)>(), 0..4),
+        otc in option::of(any::<u32>()),
         originator in option::of(1..=u32::MAX),
         clusters in vec(1..=u32::MAX, 0..3),
     ) -> Attributes {
@@ -266,6 +271,7 @@ prop_compose! {
                 .into_iter()
                 .map(|(global, local1, local2)| LargeCommunity { global, local1, local2 })
                 .collect(),
+            otc: otc.map(Asn),
             originator_id: originator.map(RouterId::from_u32),
             cluster_list: clusters.into_iter().map(RouterId::from_u32).collect(),
             ..Attributes::default()

@@ -151,6 +151,7 @@ fn each_malformed_attribute_costs_what_its_rfc_says() {
         ("7606 §7.12 MP_UNREACH length", with(&[0x80, 15, 2, 0, 2]), Reset(UpdateError::OptionalAttribute)),
         ("7606 §7.14 EXTENDED COMMUNITIES length", with(&[0xc0, 16, 7, 0, 2, 0, 0, 0, 0, 0]), Withdraw),
         ("8092 §5 LARGE_COMMUNITY length", with(&[0xc0, 32, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Withdraw),
+        ("9234 §5 OTC length", with(&[0xc0, 35, 3, 0, 0, 1]), Withdraw),
         ("6793 §6 AS4_PATH from a four-octet speaker", with(&[0xc0, 17, 1, 9]), Ok),
         ("7606 §3c flags", body(&[], &[&[0x80, 1, 1, 0], AS_PATH, NEXT_HOP], NLRI), Withdraw),
         ("7606 §3d ORIGIN missing", body(&[], &[AS_PATH, NEXT_HOP], NLRI), Withdraw),

@@ -53,10 +53,11 @@ prop_compose! {
         cluster_list in vec(router_id(), 0..4),
         extended in vec(any::<[u8; 8]>().prop_map(ExtendedCommunity), 0..4),
         large in proptest::collection::btree_set(large(), 0..4),
+        otc in option::of(asn()),
         unknown in unknown(),
     ) -> Attributes {
         Attributes {
-            origin, as_path, med, local_pref, atomic_aggregate, aggregator, originator_id, unknown,
+            origin, as_path, med, local_pref, atomic_aggregate, aggregator, originator_id, otc, unknown,
             partial: PartialBits::default(),
             communities: communities.into(),
             cluster_list: cluster_list.into(),
@@ -252,6 +253,7 @@ fn capability() -> impl Strategy<Value = Capability> {
         Just(Capability::RouteRefresh),
         Just(Capability::EnhancedRouteRefresh),
         Just(Capability::ExtendedMessage),
+        (0..5_u8).prop_map(|code| Capability::Role(Role::from_code(code).unwrap())),
         vec((afi_safi(), 1..=2_u16), 0..3).prop_map(Capability::ExtendedNextHop),
         vec((afi_safi(), mode), 0..3).prop_map(Capability::AddPath),
         graceful.prop_map(|(restarted, notification, restart_time, families)| {

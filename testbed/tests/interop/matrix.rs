@@ -145,6 +145,30 @@ const TABLE: &[Row] = &[
         cell: |_| Works(proofs::reflect::both_ways),
     },
     Row {
+        test: "roles",
+        title: "Roles and route leaks (RFC 9234)",
+        how: "as customer and as provider, strictly: a session, and OTC on what goes down; roles that do not fit: Role Mismatch",
+        quick: Frr,
+        cell: |kind| match kind {
+            GoBgp => PeerCannot("has no roles in 3.10"),
+            Bird | Frr | OpenBgpd => Works(proofs::ases::roles),
+        },
+    },
+    Row {
+        test: "local_as",
+        title: "Another AS number for one peer (RFC 7705)",
+        how: "the peer knows us by a former number, and stands behind it in paths both ways",
+        quick: Bird,
+        cell: |_| Works(proofs::ases::local_as),
+    },
+    Row {
+        test: "aggregates",
+        title: "Aggregates (RFC 4271 §9.2.2.2)",
+        how: "one in the place of what is inside it, beside it, and gone with it",
+        quick: Frr,
+        cell: |_| Works(proofs::ases::aggregates),
+    },
+    Row {
         test: "bfd",
         title: "BFD (RFC 5880, RFC 5881)",
         how: "both say Up; with our packets' way back cut, BFD ends the session long before its hold timer",
@@ -206,7 +230,7 @@ macro_rules! tests {
 
 tests!(
     ipv4 ipv6 next_hop_v6 add_path four_octet_as graceful_restart long_lived route_refresh md5 gtsm max_prefix
-    large_communities reflection bfd extended_messages shutdown_communication collision hold_expiry
+    large_communities reflection roles local_as aggregates bfd extended_messages shutdown_communication collision hold_expiry
 );
 
 fn prove(test: &str) {

@@ -111,6 +111,11 @@ pub(crate) trait Peer {
         format!("{high}:{low}")
     }
 
+    /// How it spells an OTC attribute (RFC 9234).
+    fn otc(&self, asn: u32) -> String {
+        format!("otc {asn}")
+    }
+
     /// Announces a prefix no longer.
     fn withdraw(&mut self, prefix: &str) -> Result<()>;
 

@@ -1,5 +1,6 @@
 //! The proofs, one function for each cell that says "works".
 
+pub(crate) mod ases;
 pub(crate) mod reflect;
 pub(crate) mod restart;
 pub(crate) mod routes;

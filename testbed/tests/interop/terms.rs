@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Result;
+use turnpike_bgpd_api::Role;
 use turnpike_testbed::{Lab, Node};
 
 /// For everything that takes its time. Generous: some daemons wait for half a minute before they connect again.
@@ -57,6 +58,8 @@ pub(crate) struct Terms {
     pub(crate) long_lived: bool,
     /// So long the peer waits for a connection, in seconds; `None`: as short as it can.
     pub(crate) their_patience: Option<u16>,
+    /// What the peer says that it is to us (RFC 9234).
+    pub(crate) their_role: Option<Role>,
     /// What the peer announces.
     pub(crate) prefixes: Vec<&'static str>,
 }
@@ -82,6 +85,7 @@ impl Terms {
             add_path: false,
             long_lived: false,
             their_patience: None,
+            their_role: None,
             prefixes: vec![THEIR_V4[0]],
         }
     }

@@ -52,6 +52,15 @@ fn describe(path: &PathView, text: &mut String) {
     list("communities", &path.communities, &mut facts);
     list("large communities", &path.large_communities, &mut facts);
     list("extended communities", &path.extended_communities, &mut facts);
+    if path.atomic_aggregate {
+        facts.push("atomic aggregate".to_owned());
+    }
+    if let Some((asn, router_id)) = path.aggregator {
+        facts.push(format!("aggregated by {asn} at {router_id}"));
+    }
+    if let Some(asn) = path.only_to_customer {
+        facts.push(format!("only to customers, says {asn}"));
+    }
     if let Some(originator) = path.originator_id {
         facts.push(format!("originator {originator}"));
     }
@@ -87,6 +96,7 @@ mod tests {
         let lost = PathView {
             best: false,
             why: Some("higher router id".to_owned()),
+            only_to_customer: None,
             originator_id: Some("10.1.2.12".parse::<std::net::Ipv4Addr>().unwrap().into()),
             communities: vec!["65001:100".parse().unwrap()],
             ..sample("10.244.2.0/26", Some("rr2"))

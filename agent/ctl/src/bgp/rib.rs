@@ -84,6 +84,7 @@ pub(super) mod tests {
             communities: Vec::new(),
             extended_communities: Vec::new(),
             large_communities: Vec::new(),
+            only_to_customer: None,
             originator_id: None,
             cluster_list: Vec::new(),
             best: true,

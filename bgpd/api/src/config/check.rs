@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use turnpike_bgp_wire::{Asn, LongLivedFamily, Prefix};
 
 use super::{
-    AddPath, Bfd, Config, ListenRange, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, Rule, SendPaths,
+    AddPath, Aggregate, Bfd, Config, ListenRange, Network, Part, Peer, PolicyChoice, Problem, RemoteAs, Rule,
+    SendPaths,
 };
 
 /// Longest shutdown communication in octets (RFC 9003 §2).
@@ -73,6 +74,7 @@ impl Config {
             self.check_range(index, range, &mut found);
         }
         check_networks("network", &self.networks, &mut found);
+        check_aggregates(&self.aggregates, &mut found);
         for (index, peer) in self.peers.iter().enumerate() {
             self.check_choices(&format!("peer[{index}]"), peer, &mut found);
         }
@@ -209,6 +211,7 @@ fn check_peer(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, fou
     if peer.families.is_empty() {
         found.add(place("families"), "a session without a family carries nothing", "name ipv4, ipv6 or both");
     }
+    check_local_as(place, peer, own, found);
     let external = match (peer.remote_as, own) {
         (RemoteAs::External, _) => true,
         (RemoteAs::Number(asn), Some(own)) => asn != own,
@@ -289,6 +292,46 @@ fn check_networks(list: &str, networks: &[Network], found: &mut Found) {
         if !seen.insert(network.prefix) {
             let message = format!("{} is listed twice", network.prefix);
             found.add(format!("{list}[{index}].prefix"), message, "remove one of them");
+        }
+    }
+}
+
+fn check_aggregates(aggregates: &[Aggregate], found: &mut Found) {
+    let mut seen: BTreeSet<Prefix> = BTreeSet::new();
+    for (index, prefix) in aggregates.iter().map(|aggregate| aggregate.prefix).enumerate() {
+        let place = || format!("aggregate[{index}].prefix");
+        if !seen.insert(prefix) {
+            found.add(place(), format!("{prefix} is listed twice"), "remove one of them");
+        }
+        if prefix.prefix_len() == prefix.family().max_len() {
+            let message = format!("nothing can be inside {prefix}");
+            found.add(place(), message, "give a shorter prefix, or make it a [[network]]");
+        }
+    }
+}
+
+fn check_local_as(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, found: &mut Found) {
+    let internal = match peer.remote_as {
+        RemoteAs::Internal => true,
+        RemoteAs::External => false,
+        RemoteAs::Number(asn) => Some(asn) == own,
+    };
+    if internal && peer.local_as.is_some() {
+        let message = "an internal peer has the same AS as we have";
+        found.add(place("local_as"), message, "remove it, or give the peer's own remote_as");
+    }
+    if internal && peer.role.is_some() {
+        let message = "roles are what one AS is to another (RFC 9234 §4)";
+        found.add(place("role"), message, "remove it, or give the peer's own remote_as");
+    }
+    if peer.role_strict && peer.role.is_none() {
+        found.add(place("role_strict"), "there is no role to insist on", "give a role, or remove it");
+    }
+    if let Some(other) = peer.local_as {
+        let theirs = matches!(peer.remote_as, RemoteAs::Number(asn) if asn == other.asn);
+        if other.asn.0 == 0 || Some(other.asn) == own || theirs {
+            let message = format!("{} is no other AS number than those of both sides", other.asn);
+            found.add(place("local_as"), message, "give the number that the peer knows us by, or remove it");
         }
     }
 }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use turnpike_bgp_wire::{Asn, Family};
+use turnpike_bgp_wire::{Asn, Family, Role};
 
-use super::{AddPath, BGP_PORT, Bfd, PolicyChoice};
+use super::{AddPath, BGP_PORT, Bfd, LocalAs, PolicyChoice};
 
 /// A remote speaker; its address is its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,17 @@ pub struct Peer {
     pub interface: Option<String>,
     /// Its autonomous system: a number, or `internal`.
     pub remote_as: RemoteAs,
+    /// Another AS number of ours in the place of `asn`, for an external peer that does not know the new one yet
+    /// (RFC 7705): a number, or `{ asn = 64500, no_prepend = true, replace_as = true }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_as: Option<LocalAs>,
+    /// What we are to this external peer (RFC 9234): `provider`, `customer`, `peer`, `rs` or `rs-client`. Paths that are
+    /// only for customers then neither leave to it nor come in from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// No session unless the peer says its role, too.
+    #[serde(default)]
+    pub role_strict: bool,
     /// Source address of our connections; the only destination accepted for the peer's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_address: Option<IpAddr>,
@@ -103,6 +114,9 @@ impl Peer {
             address,
             interface: None,
             remote_as,
+            local_as: None,
+            role: None,
+            role_strict: false,
             local_address: None,
             port: BGP_PORT,
             passive: false,

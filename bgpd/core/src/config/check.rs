@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use turnpike_bgp_wire::{LongLivedFamily, Prefix};
+use turnpike_bgp_wire::{Asn, LongLivedFamily, Prefix};
 
 use super::{Config, PeerConfig, Policy, PolicyChoice, PrefixRule, SendPaths};
 
@@ -95,9 +95,26 @@ pub enum ConfigError {
         /// Its `le`.
         le: Option<u8>,
     },
+    /// RFC 7705 §3, RFC 9234 §4: both are about what one AS is to another.
+    #[error("peer `{0}` is internal: it can have neither a local AS number nor a role")]
+    InternalWithLocalAs(String),
+    /// The number must be another one than those of both sides.
+    #[error("peer `{peer}`: {asn} cannot be its local AS number")]
+    LocalAs {
+        /// The peer.
+        peer: String,
+        /// The number.
+        asn: Asn,
+    },
     /// Announced once or not at all.
     #[error("network {0} is listed twice")]
     NetworkTwice(Prefix),
+    /// Announced once or not at all.
+    #[error("aggregate {0} is listed twice")]
+    AggregateTwice(Prefix),
+    /// Nothing lies inside a single address.
+    #[error("aggregate {0} is a single address: nothing can be inside it")]
+    AggregateHost(Prefix),
     /// RFC 4724 §3: twelve bits of seconds.
     #[error("the restart time of {0:?} is longer than 4095 s")]
     RestartTimeLong(Duration),
@@ -136,6 +153,15 @@ impl Config {
                 errors.push(ConfigError::NetworkTwice(network.prefix));
             }
         }
+        let mut aggregates = BTreeSet::new();
+        for prefix in self.aggregates.iter().map(|aggregate| aggregate.network.prefix) {
+            if !aggregates.insert(prefix) {
+                errors.push(ConfigError::AggregateTwice(prefix));
+            }
+            if prefix.prefix_len() == prefix.family().max_len() {
+                errors.push(ConfigError::AggregateHost(prefix));
+            }
+        }
         self.check_policies(&mut errors);
         errors
     }
@@ -148,6 +174,14 @@ impl Config {
         }
         if peer.rr_client && peer.remote_as != self.asn {
             errors.push(ConfigError::ClientNotInternal(name()));
+        }
+        if peer.remote_as == self.asn && (peer.local_as.is_some() || peer.role.is_some()) {
+            errors.push(ConfigError::InternalWithLocalAs(name()));
+        }
+        if let Some(other) =
+            peer.local_as.filter(|other| [Asn(0), self.asn, peer.remote_as].contains(&other.asn))
+        {
+            errors.push(ConfigError::LocalAs { peer: name(), asn: other.asn });
         }
         if let Some(time) = peer.long_lived.filter(|time| time.as_secs() > LongLivedFamily::LONGEST.into()) {
             errors.push(ConfigError::LongLivedLong { peer: name(), time });
@@ -217,7 +251,7 @@ fn check_lengths(place: &str, rules: &[PrefixRule], errors: &mut Vec<ConfigError
 
 #[cfg(test)]
 mod tests {
-    use turnpike_bgp_wire::{Asn, RouterId};
+    use turnpike_bgp_wire::RouterId;
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use turnpike_bgp_wire::{Asn, Families, PerFamily, Prefix};
+use turnpike_bgp_wire::{Asn, Families, PerFamily, Prefix, Role};
 
 use super::PolicyChoice;
 
@@ -18,6 +18,15 @@ pub struct PeerConfig {
     pub remote: IpAddr,
     /// Its autonomous system. Equal to ours: an internal peer; [`PeerConfig::EXTERNAL`]: any other, as its OPEN says.
     pub remote_as: Asn,
+    /// Another AS number of ours in the place of the speaker's, towards this external peer (RFC 7705).
+    #[serde(default)]
+    pub local_as: Option<LocalAs>,
+    /// What we are to this external peer (RFC 9234).
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// No session with a peer that does not say its role.
+    #[serde(default)]
+    pub role_strict: bool,
     /// `Some` keeps the session down; the text goes to the peer (RFC 9003), at most 255 octets.
     #[serde(default)]
     pub shutdown: Option<String>,
@@ -83,6 +92,9 @@ impl PeerConfig {
             name: name.into(),
             remote,
             remote_as,
+            local_as: None,
+            role: None,
+            role_strict: false,
             shutdown: None,
             transport: Transport::default(),
             wait_for_path: false,
@@ -118,6 +130,20 @@ const fn default_retry() -> Duration {
 
 const fn default_families() -> Families {
     Families::BOTH
+}
+
+/// An AS number for one peer, as long as it does not know the new one (RFC 7705).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalAs {
+    /// The AS number that the peer sees.
+    pub asn: Asn,
+    /// Do not put it in front of the AS_PATHs that come in (§3.3, "No Prepend Inbound").
+    #[serde(default)]
+    pub no_prepend: bool,
+    /// Do not show our real AS number behind it (§3.3, "Replace Old AS").
+    #[serde(default)]
+    pub replace_as: bool,
 }
 
 /// How the connection to a peer is made. The core only passes these on in `Output::Connect`.

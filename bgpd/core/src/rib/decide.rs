@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use turnpike_bgp_wire::{Asn, Origin, RouterId};
 
 use super::Shared;
+use super::aggregates::AGGREGATE;
 use super::table::{Origination, Path};
 
 /// LOCAL_PREF of paths without one.
@@ -24,7 +25,7 @@ pub(super) enum Step {
     Eligible,
     /// 1. Long-lived stale paths are the last resort (RFC 9494 §4.3).
     LongLived,
-    /// 2. What we originate ourselves comes first.
+    /// 2. What we originate ourselves comes first, networks before aggregates.
     Local,
     /// 3. Highest LOCAL_PREF (RFC 4271 §9.1.1).
     LocalPref,
@@ -73,7 +74,8 @@ impl fmt::Display for Step {
 struct Candidate {
     index: usize,
     long_lived: bool,
-    local: bool,
+    /// 0: a network of ours, 1: an aggregate, 2: learnt.
+    learnt: u8,
     local_pref: u32,
     hops: u32,
     origin: Origin,
@@ -181,7 +183,11 @@ fn candidate(index: usize, path: &Path, shared: &Shared) -> Option<Candidate> {
     Some(Candidate {
         index,
         long_lived: used.long_lived,
-        local,
+        learnt: match (local, path.path_id) {
+            (true, AGGREGATE) => 1,
+            (true, _) => 0,
+            (false, _) => 2,
+        },
         local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
         hops: used.hops,
         origin: attributes.origin,
@@ -204,7 +210,7 @@ fn eliminate(candidates: &mut Candidates, step: Step) {
     match step {
         Step::Eligible => {}
         Step::LongLived => keep_least(candidates, |candidate| candidate.long_lived),
-        Step::Local => keep_least(candidates, |candidate| Reverse(candidate.local)),
+        Step::Local => keep_least(candidates, |candidate| candidate.learnt),
         Step::LocalPref => keep_least(candidates, |candidate| Reverse(candidate.local_pref)),
         Step::AsPath => keep_least(candidates, |candidate| candidate.hops),
         Step::Origin => keep_least(candidates, |candidate| candidate.origin),
@@ -263,7 +269,7 @@ mod tests {
             clusters in 0..2_usize,
         ) -> Candidate {
             Candidate {
-                index: 0, long_lived, local: false, local_pref, hops, origin, neighbour, med, external, metric, router_id, clusters,
+                index: 0, long_lived, learnt: 2, local_pref, hops, origin, neighbour, med, external, metric, router_id, clusters,
                 addr: None, path_id: 0,
             }
         }

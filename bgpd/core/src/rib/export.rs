@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use turnpike_bgp_wire::{Attributes, EncodeContext, ExtendedCommunity, Family, NextHop, Prefix};
+use turnpike_bgp_wire::{Attributes, EncodeContext, ExtendedCommunity, Family, NextHop, Prefix, Role};
 
 use super::Shared;
 use super::attrs::{ByAddress, PathAttrs};
 use super::decide::DEFAULT_LOCAL_PREF;
+use super::leaks;
 use super::long_lived::{StalePaths, disguise};
 use super::peer::RibPeer;
 use super::policy::{Answer, Candidate, kept_back, mark_going, prepend};
 use super::table::{Origination, Path};
-use crate::config::{ExportNextHop, PolicyChoice, SendPaths, SetNextHop, Source};
+use crate::config::{ExportNextHop, LocalAs, PolicyChoice, SendPaths, SetNextHop, Source};
 
 /// All that decides what a peer is told and how. Peers with equal keys are told the same, but for the paths that
 /// came from themselves.
@@ -27,6 +28,8 @@ pub(super) struct GroupKey {
     own: Option<NextHop>,
     policy: PolicyChoice,
     extended_next_hop: bool,
+    local_as: Option<LocalAs>,
+    role: Option<Role>,
     stale: StalePaths,
     /// Which paths of a prefix; other than the best only where the session has path identifiers.
     pub(super) paths: SendPaths,
@@ -52,6 +55,8 @@ impl GroupKey {
             own,
             policy: peer.export.clone(),
             extended_next_hop: session.extended_next_hop,
+            local_as: peer.import.local_as,
+            role: peer.import.role,
             stale: StalePaths::of(peer, family),
             paths: match session.encode.add_path(family) {
                 true => *peer.send_paths.get(family),
@@ -97,6 +102,9 @@ impl Shared {
         used: &Arc<PathAttrs>,
     ) -> Option<Arc<PathAttrs>> {
         if kept_back(&used.attributes, key.internal) || used.long_lived && key.stale == StalePaths::Withheld {
+            return None;
+        }
+        if !leaks::may_go_out(&used.attributes, key.role) {
             return None;
         }
         let source = from.peer().and_then(|peer| self.peer(peer));
@@ -154,7 +162,13 @@ impl Shared {
         }
         // RFC 4271 §5.1.2: our AS goes in front towards external peers only.
         if !key.internal {
-            prepend(&mut attributes, self.local.asn, times.saturating_add(1));
+            let front = key.local_as.map_or(self.local.asn, |other| other.asn);
+            if key.local_as.is_some_and(|other| !other.replace_as) {
+                // RFC 7705 §3: behind the number that the peer knows stands the one that we have now.
+                prepend(&mut attributes, self.local.asn, 1);
+            }
+            prepend(&mut attributes, front, times.saturating_add(1));
+            leaks::mark_going_out(&mut attributes, key.role, front);
         }
         Some(self.attrs.intern(attributes, Some(next_hop)))
     }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use turnpike_bgp_wire::{
-    Attributes, Cause, Cease, Family, NextHop, Nlri, Notification, Prefix, Prefix4, Prefix6,
+    Attributes, Cause, Cease, Family, NextHop, Nlri, Notification, Prefix, Prefix4, Prefix6, Role,
 };
 
 use super::attrs::PathAttrs;
+use super::leaks;
 use super::nexthops::NexthopId;
 use super::peer::RibPeer;
 use super::policy::{Answer, Candidate, PrefixMatcher, is_going, prepend};
@@ -28,6 +29,8 @@ pub(super) enum Refused {
     Originator,
     /// RFC 4456 §8: it has been through our cluster.
     Cluster,
+    /// RFC 9234 §5: its OTC attribute says that it must not come from this neighbour.
+    Leak,
     /// RFC 4271 §6.3: the first AS is not the external peer's.
     FirstAs,
     /// RFC 4271 §5.1.3: the next hop is ourselves.
@@ -48,6 +51,7 @@ impl fmt::Display for Refused {
             Refused::OwnAs => "our AS is in its AS_PATH",
             Refused::Originator => "we are its originator",
             Refused::Cluster => "our cluster is in its CLUSTER_LIST",
+            Refused::Leak => "a route leak: it was only for customers (OTC)",
             Refused::FirstAs => "its AS_PATH does not begin with the peer's AS",
             Refused::OwnNextHop => "its next hop is this host",
             Refused::Martian => "never a routed prefix",
@@ -209,11 +213,17 @@ impl Shared {
     /// The checks that look at attributes alone.
     fn judge_attributes(&self, peer: &RibPeer, raw: &PathAttrs) -> Result<(), Refused> {
         let attributes = &raw.attributes;
-        if !peer.internal && raw.neighbour != Some(peer.remote_as) {
+        // A route server does not stand in the path (RFC 7947 §2.2.2.1).
+        let first_as = !peer.internal && peer.import.role != Some(Role::RsClient);
+        if first_as && raw.neighbour != Some(peer.remote_as) {
             return Err(Refused::FirstAs);
         }
-        if attributes.as_path.count(self.local.asn) > usize::from(peer.import.allow_own_as) {
+        let too_often = |asn| attributes.as_path.count(asn) > usize::from(peer.import.allow_own_as);
+        if too_often(self.local.asn) || peer.import.local_as.is_some_and(|other| too_often(other.asn)) {
             return Err(Refused::OwnAs);
+        }
+        if !leaks::may_come_in(attributes, peer.import.role, peer.remote_as) {
+            return Err(Refused::Leak);
         }
         if attributes.originator_id == Some(self.local.router_id) {
             return Err(Refused::Originator);
@@ -247,12 +257,23 @@ impl Shared {
         }
         let Some(held) = self.peer(peer) else { return Err(Refused::Policy) };
         let external = (!held.internal).then_some(held.remote_as);
+        let role = held.import.role;
+        let otc = external.and_then(|remote_as| leaks::mark_coming_in(&raw.attributes, role, remote_as));
+        let local_as = held.import.local_as.filter(|other| !other.no_prepend);
         // RFC 8326 §4: an external peer's path that is about to go is the last choice; a policy may still say else.
-        let going = (external.is_some() && is_going(&raw.attributes)).then(|| {
-            let attributes = Attributes { local_pref: Some(0), ..raw.attributes.clone() };
+        let going = external.is_some() && is_going(&raw.attributes);
+        let changed = (going || otc.is_some() || local_as.is_some()).then(|| {
+            let mut attributes = raw.attributes.clone();
+            if going {
+                attributes.local_pref = Some(0);
+            }
+            attributes.otc = attributes.otc.or(otc);
+            if let Some(local_as) = local_as {
+                prepend(&mut attributes, local_as.asn, 1);
+            }
             self.attrs.intern(attributes, raw.next_hop)
         });
-        let raw = going.as_ref().unwrap_or(raw);
+        let raw = changed.as_ref().unwrap_or(raw);
         let Some(held) = self.peer(peer) else { return Err(Refused::Policy) };
         let addr = held.addr;
         let candidate = Candidate {

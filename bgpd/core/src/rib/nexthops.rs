@@ -133,6 +133,11 @@ impl Nexthops {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct SetId(u32);
 
+impl SetId {
+    /// No set: a route that discards.
+    pub(super) const DISCARD: SetId = SetId(u32::MAX);
+}
+
 /// Sets of next hops, each held once: a table of a million routes has few of them.
 #[derive(Debug, Default)]
 pub(crate) struct NexthopSets {

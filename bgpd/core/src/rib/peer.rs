@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use turnpike_bgp_wire::{EncodeContext, Families, Family, PerFamily, RouterId};
+use turnpike_bgp_wire::{EncodeContext, Families, Family, PerFamily, Role, RouterId};
 
-use crate::config::{ExportNextHop, MaxPrefix, PeerConfig, PolicyChoice, SendPaths};
+use crate::config::{ExportNextHop, LocalAs, MaxPrefix, PeerConfig, PolicyChoice, SendPaths};
 use crate::query::PeerId;
 
 /// How paths from a peer are judged.
@@ -12,6 +12,10 @@ use crate::query::PeerId;
 pub(crate) struct ImportRules {
     pub(super) policy: PolicyChoice,
     pub(super) allow_own_as: u8,
+    /// Also how paths go out.
+    pub(super) local_as: Option<LocalAs>,
+    /// Likewise; external peers alone have one.
+    pub(super) role: Option<Role>,
 }
 
 /// What an Established session means for the RIBs.
@@ -74,7 +78,12 @@ impl RibPeer {
             remote_as: config.remote_as,
             internal,
             client: config.rr_client && internal,
-            import: ImportRules { policy: config.import.clone(), allow_own_as: config.allow_own_as },
+            import: ImportRules {
+                policy: config.import.clone(),
+                allow_own_as: config.allow_own_as,
+                local_as: config.local_as.filter(|_| !internal),
+                role: config.role.filter(|_| !internal),
+            },
             export: config.export.clone(),
             next_hop: config.next_hop,
             send_paths: PerFamily::from_fn(|family| config.add_path.get(family).send),

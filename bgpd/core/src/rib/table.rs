@@ -8,15 +8,17 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use turnpike_bgp_wire::{Attributes, Family, NextHop, Origin, Prefix, Prefix4, Prefix6};
 
+use super::aggregates::Aggregates;
 use super::attrs::PathAttrs;
-use super::decide::{self, Selection};
+use super::decide;
 use super::dests::{DestId, Dests};
 use super::group::{Group, GroupId};
 use super::import::Refused;
+use super::install::KernelRoute;
 use super::nexthops::{News, NexthopId, SetId};
 use super::{RibOutput, Shared};
 use crate::config::Network;
-use crate::output::{Nexthop, RouteChange};
+use crate::output::Nexthop;
 use crate::query::PeerId;
 
 /// Decisions made in one step.
@@ -111,13 +113,15 @@ impl Path {
 pub(super) struct Dest {
     pub(super) paths: SmallVec<[Path; 1]>,
     /// What the kernel was told.
-    installed: SetId,
+    pub(super) installed: SetId,
     /// The last decision found a best path, and put it first.
     has_best: bool,
     /// That path was changed or removed since.
     best_touched: bool,
     /// Waits for a decision.
     dirty: bool,
+    /// The ORIGIN of the best path, as aggregates around the prefix count it.
+    pub(super) counted: Option<Origin>,
     /// How many groups of peers have been told something of it.
     told: u32,
 }
@@ -137,8 +141,9 @@ pub(super) struct FamilyRib<P: TablePrefix> {
     pub(super) reachable: usize,
     /// All paths held.
     pub(super) held: usize,
+    pub(super) aggregates: Aggregates<P>,
     /// What we originate has changed since it was last decided on.
-    networks_touched: bool,
+    pub(super) networks_touched: bool,
 }
 
 impl<P: TablePrefix> Default for FamilyRib<P> {
@@ -152,6 +157,7 @@ impl<P: TablePrefix> Default for FamilyRib<P> {
             waiting: HashMap::new(),
             reachable: 0,
             held: 0,
+            aggregates: Aggregates::default(),
             networks_touched: false,
         }
     }
@@ -269,7 +275,7 @@ impl<P: TablePrefix> FamilyRib<P> {
         shared.ask_again_if_room(peer, P::FAMILY);
     }
 
-    fn remove(&mut self, shared: &mut Shared, from: Origination, prefix: P, path_id: u32) {
+    pub(super) fn remove(&mut self, shared: &mut Shared, from: Origination, prefix: P, path_id: u32) {
         let Some(id) = self.table.id(prefix) else { return };
         let Some(dest) = self.table.get_mut(id) else { return };
         let Some(index) = dest.position(from, path_id) else { return };
@@ -389,8 +395,9 @@ impl<P: TablePrefix> FamilyRib<P> {
             return false;
         }
         let table = &self.table;
-        let is_ours =
-            |id: &DestId| table.get(*id).is_some_and(|dest| dest.position(Origination::LOCAL, 0).is_some());
+        let is_ours = |id: &DestId| {
+            table.get(*id).is_some_and(|dest| dest.paths.iter().any(|path| path.from == Origination::LOCAL))
+        };
         let (ours, others) = std::mem::take(&mut self.dirty).into_iter().partition(is_ours);
         self.dirty = others;
         let ours: Vec<DestId> = ours;
@@ -407,13 +414,16 @@ impl<P: TablePrefix> FamilyRib<P> {
         let selection = decide::select(&dest.paths, shared);
         let (had_best, has_best) = (dest.has_best, selection.best.is_some());
         let tell = std::mem::take(&mut dest.best_touched) || had_best != has_best || selection.best > Some(0);
-        let nexthops = kernel_nexthops(&dest.paths, &selection, shared);
+        let route = KernelRoute::of(&dest.paths, &selection, shared);
         if let Some(best) = selection.best {
             dest.paths.swap(0, best);
         }
         dest.has_best = has_best;
         self.reachable = self.reachable + usize::from(has_best) - usize::from(had_best);
-        install(dest, prefix, &nexthops, shared);
+        route.install(dest, prefix, shared);
+        let counts_as =
+            dest.best().and_then(|best| best.used.as_ref().ok()).map(|used| used.attributes.origin);
+        let counted = std::mem::replace(&mut dest.counted, counts_as);
         if tell && shared.watched {
             shared.out.push_back(RibOutput::Best(prefix.into()));
         }
@@ -426,6 +436,11 @@ impl<P: TablePrefix> FamilyRib<P> {
         }
         if dest.is_forgotten() {
             self.table.let_go(id);
+        }
+        if counted != counts_as {
+            for index in self.aggregates.count(prefix, counted, counts_as) {
+                self.originate_aggregate(shared, index);
+            }
         }
     }
 }
@@ -442,44 +457,6 @@ fn originated(network: &Network, shared: &mut Shared) -> Path {
     let raw = shared.attrs.intern(attributes, None);
     let used = Ok(Arc::clone(&raw));
     Path::new(Origination::LOCAL, 0, raw, used, NexthopId::NONE, 0)
-}
-
-/// Next hops of the kernel's route: the best path's and those of its equals, within the configured bound.
-fn kernel_nexthops(paths: &[Path], selection: &Selection, shared: &Shared) -> SmallVec<[Nexthop; 4]> {
-    let external =
-        selection.best.and_then(|best| paths.get(best)).is_some_and(|best| shared.is_external(best.from));
-    let multipath = shared.local.multipath;
-    let most = usize::from(if external { multipath.ebgp } else { multipath.ibgp }).max(1);
-    let equals = selection.equal.iter().filter_map(|index| paths.get(*index));
-    let mut nexthops: SmallVec<[Nexthop; 4]> = SmallVec::new();
-    // Several reflectors tell the same path: only different next hops count against the bound.
-    for nexthop in equals.filter_map(|path| shared.nexthops.get(path.nexthop)) {
-        if nexthops.len() == most {
-            break;
-        }
-        if !nexthops.contains(&nexthop) {
-            nexthops.push(nexthop);
-        }
-    }
-    nexthops.sort_unstable();
-    nexthops
-}
-
-/// Tells the kernel, if that is news. What we originate has no next hop and is not the kernel's affair.
-fn install<P: TablePrefix>(dest: &mut Dest, prefix: P, nexthops: &[Nexthop], shared: &mut Shared) {
-    if shared.sets.get(dest.installed).unwrap_or_default() == nexthops {
-        return;
-    }
-    let before = std::mem::take(&mut dest.installed);
-    let change = if nexthops.is_empty() {
-        RouteChange::Remove { prefix: prefix.into() }
-    } else {
-        let (id, nexthops) = shared.sets.acquire(nexthops);
-        dest.installed = id;
-        RouteChange::Install { prefix: prefix.into(), nexthops }
-    };
-    shared.sets.release(before);
-    shared.out.push_back(RibOutput::Route(change));
 }
 
 fn same_use(one: &Result<Arc<PathAttrs>, Refused>, other: &Result<Arc<PathAttrs>, Refused>) -> bool {

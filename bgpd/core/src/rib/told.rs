@@ -72,7 +72,7 @@ impl Told {
         shared: &mut Shared,
         cache: &mut ExportCache,
     ) -> Option<Self> {
-        let best = dest.best()?;
+        let best = dest.best().filter(|_| !shared.summaries.matches(prefix.into()))?;
         let tell = |path: &Path, label: Label, shared: &mut Shared, cache: &mut ExportCache| {
             let attrs = shared.export(key, prefix.into(), path, cache)?;
             Some(Advert { attrs, from: path.from, label })

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use turnpike_bgp_wire::{Cease, Open};
 
+use super::negotiate::our_asn;
 use super::{Context, Effect, Phase, Session};
 use crate::event::DownReason;
 use crate::input::ConnId;
@@ -37,8 +38,9 @@ impl Session {
                 return true;
             }
             Phase::OpenSent | Phase::OpenConfirm => {
+                let asn = our_asn(&self.config, &self.local);
                 let outgoing_wins =
-                    (self.local.router_id.to_u32(), self.local.asn) > (theirs.router_id.to_u32(), theirs.asn);
+                    (self.local.router_id.to_u32(), asn) > (theirs.router_id.to_u32(), theirs.asn);
                 matches!(this, ConnId::Outgoing(_)) == outgoing_wins
             }
             Phase::Established => {

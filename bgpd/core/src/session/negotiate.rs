@@ -80,6 +80,9 @@ pub(super) fn our_open(config: &PeerConfig, local: &Local, ever_established: boo
     capabilities.push(Capability::RouteRefresh);
     capabilities.push(Capability::EnhancedRouteRefresh);
     capabilities.push(Capability::ExtendedMessage);
+    if let Some(role) = config.role {
+        capabilities.push(Capability::Role(role));
+    }
     if config.extended_next_hop && config.families.ipv4 {
         capabilities.push(Capability::ExtendedNextHop(vec![(Family::Ipv4.code(), Family::Ipv6.code().afi)]));
     }
@@ -110,13 +113,14 @@ pub(super) fn our_open(config: &PeerConfig, local: &Local, ever_established: boo
             capabilities.push(Capability::LongLived(config.families.members().map(one).collect()));
         }
     }
-    capabilities.push(Capability::FourOctetAs(local.asn));
-    Open {
-        asn: local.asn,
-        hold_time: config.hold_time.as_secs() as u16,
-        router_id: local.router_id,
-        capabilities,
-    }
+    let asn = our_asn(config, local);
+    capabilities.push(Capability::FourOctetAs(asn));
+    Open { asn, hold_time: config.hold_time.as_secs() as u16, router_id: local.router_id, capabilities }
+}
+
+/// The AS number that the peer sees.
+pub(super) fn our_asn(config: &PeerConfig, local: &Local) -> Asn {
+    config.local_as.map_or(local.asn, |other| other.asn)
 }
 
 /// What we are ready for in a family (RFC 7911 §4).
@@ -154,7 +158,7 @@ fn common_add_path(theirs: &Open, config: &PeerConfig, families: Families) -> (F
 pub(super) fn check(open: &Open, config: &PeerConfig, local: &Local) -> Result<(), Notification> {
     let error = |error| Err(Notification::new(Cause::Open(error)));
     let fits = match config.remote_as {
-        PeerConfig::EXTERNAL => open.asn != local.asn,
+        PeerConfig::EXTERNAL => open.asn != local.asn && open.asn != our_asn(config, local),
         wanted => open.asn == wanted,
     };
     if !fits {
@@ -164,7 +168,25 @@ pub(super) fn check(open: &Open, config: &PeerConfig, local: &Local) -> Result<(
     if open.asn == local.asn && open.router_id == local.router_id {
         return error(OpenError::BadIdentifier);
     }
+    if !roles_fit(open, config) {
+        return error(OpenError::RoleMismatch);
+    }
     Ok(())
+}
+
+/// RFC 9234 §4.2. A role that is none is kept as an unknown capability, and fits nothing.
+fn roles_fit(open: &Open, config: &PeerConfig) -> bool {
+    let Some(ours) = config.role else { return true };
+    let mut theirs = open.capabilities.iter().filter_map(|capability| match capability {
+        Capability::Role(role) => Some(Some(*role)),
+        Capability::Unknown { code, .. } if *code == Capability::Role(ours).code() => Some(None),
+        _ => None,
+    });
+    match theirs.next() {
+        None => !config.role_strict,
+        // Said twice it must be the same.
+        Some(first) => first == Some(ours.counterpart()) && theirs.all(|other| other == first),
+    }
 }
 
 /// Puts both sides' words together.

@@ -180,7 +180,7 @@ fn change(old: &PeerConfig, new: &PeerConfig) -> Change {
             (add_path.receive, add_path.send != SendPaths::Best)
         });
         (
-            peer.remote_as,
+            (peer.remote_as, peer.local_as.map(|other| other.asn), peer.role, peer.role_strict),
             peer.transport.clone(),
             peer.hold_time,
             peer.families,

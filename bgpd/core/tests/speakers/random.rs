@@ -10,8 +10,8 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use turnpike_bgp_core::config::{
-    AddPath, Config, ExportNextHop, Match, Network, Policy, PolicyChoice, PrefixRule, Rule, SendPaths, Start,
-    Verdict,
+    AddPath, Aggregate, Config, ExportNextHop, Match, Network, Policy, PolicyChoice, PrefixRule, Rule,
+    SendPaths, Start, Verdict,
 };
 use turnpike_bgp_core::query::{PathView, Select, Table};
 use turnpike_bgp_core::{ConnId, Input, Nexthop, Output, PeerId, Resolution, RouteChange, Speaker, Time};
@@ -113,6 +113,11 @@ enum Event {
         target: usize,
         present: bool,
     },
+    /// An aggregate around the first four prefixes, or one around that and all of them.
+    Aggregate {
+        around: bool,
+        kind: Option<bool>,
+    },
     Policy {
         filtered: Option<usize>,
     },
@@ -161,6 +166,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..PEERS).prop_map(|peer| Event::Flap { peer }),
         1 => (0..3_usize, any::<bool>()).prop_map(|(via, yes)| Event::Reachable { via, yes }),
         1 => (0..PREFIXES, any::<bool>()).prop_map(|(target, present)| Event::Network { target, present }),
+        1 => (any::<bool>(), any::<Option<bool>>()).prop_map(|(around, kind)| Event::Aggregate { around, kind }),
         1 => prop::option::of(0..PREFIXES).prop_map(|filtered| Event::Policy { filtered }),
         1 => (0..3_usize, any::<bool>()).prop_map(|(peer, yes)| Event::Client { peer, yes }),
         1 => (0..PEERS, any::<bool>()).prop_map(|(peer, yes)| Event::NextHopSelf { peer, yes }),
@@ -239,6 +245,9 @@ impl Rig {
                 Output::Send { conn, bytes } => self.receive(conn, &bytes),
                 Output::Route(RouteChange::Install { prefix, nexthops }) => {
                     self.kernel.insert(prefix, nexthops);
+                }
+                Output::Route(RouteChange::Discard { prefix }) => {
+                    self.kernel.insert(prefix, Arc::new([]));
                 }
                 Output::Route(RouteChange::Remove { prefix }) => {
                     assert!(self.kernel.remove(&prefix).is_some(), "{prefix} was not there");
@@ -324,6 +333,7 @@ impl Rig {
                 config.networks.retain(|network| network.prefix != target(index));
                 config.networks.extend(present.then(|| Network::new(target(index))));
             }),
+            Event::Aggregate { around, kind } => self.configure(|config| set_aggregate(config, around, kind)),
             Event::Policy { filtered } => self.configure(|config| set_policy(config, filtered)),
             Event::Client { peer, yes } => self.configure(|config| config.peers[peer].rr_client = yes),
             Event::NextHopSelf { peer, yes } => self.configure(|config| {
@@ -373,6 +383,14 @@ impl Rig {
     }
 }
 
+/// `kind`: whether it is a summary; `None`: there is no such aggregate.
+fn set_aggregate(config: &mut Config, around: bool, kind: Option<bool>) {
+    let prefix = if around { prefix("10.0.0.0/14") } else { prefix("10.0.0.0/13") };
+    config.aggregates.retain(|aggregate| aggregate.network.prefix != prefix);
+    let new = |summary_only| Aggregate { network: Network::new(prefix), summary_only };
+    config.aggregates.extend(kind.map(new));
+}
+
 fn set_policy(config: &mut Config, filtered: Option<usize>) {
     let rules = filtered.map(|index| Rule {
         when: Match { prefixes: vec![PrefixRule::exact(target(index))], ..Match::default() },
@@ -390,6 +408,7 @@ fn announcement(peer: usize, index: usize, id: u32, pref: u32, hops: u32, hop: u
     let attributes = Attributes {
         as_path: AsPath::sequence((0..hops).map(|step| Asn(first + step))),
         local_pref: (peer != 3).then_some(pref),
+        origin: if hops > 1 { Origin::Incomplete } else { Origin::Igp },
         ..Attributes::default()
     };
     let mut bytes = Vec::new();
@@ -423,6 +442,7 @@ fn replay(history: &[Event]) -> Rig {
                 config.networks.retain(|network| network.prefix != target(*index));
                 config.networks.extend(present.then(|| Network::new(target(*index))));
             }
+            Event::Aggregate { around, kind } => set_aggregate(&mut config, *around, *kind),
             Event::Policy { filtered } => set_policy(&mut config, *filtered),
             Event::Client { peer, yes } => config.peers[*peer].rr_client = *yes,
             Event::NextHopSelf { peer, yes } => {

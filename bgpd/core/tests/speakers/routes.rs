@@ -2,27 +2,11 @@
 
 use std::time::Duration;
 
-use turnpike_bgp_core::config::{Config, ExportNextHop, Network, PolicyChoice};
+use turnpike_bgp_core::config::{ExportNextHop, Network, PolicyChoice};
 use turnpike_bgp_core::{Event, SelectionReason};
 use turnpike_bgp_wire::{Community, Families, Prefix, Prefix4};
 
-use crate::world::{World, addr, config, peer, prefix};
-
-/// A host of an AS with peers in others, all policies open.
-fn open(host: usize, asn: u32, peers: &[(usize, u32)]) -> Config {
-    let mut config = config(host, asn);
-    for (other, other_asn) in peers {
-        let mut peer = peer(*other, *other_asn);
-        peer.import = PolicyChoice::AcceptAll;
-        peer.export = PolicyChoice::AcceptAll;
-        config.peers.push(peer);
-    }
-    config
-}
-
-fn announce(config: &mut Config, which: &[&str]) {
-    config.networks.extend(which.iter().map(|text| Network::new(prefix(text))));
-}
+use crate::world::{World, addr, announce, open, prefix};
 
 #[test]
 fn a_network_reaches_the_neighbours_kernel_and_leaves_it_again() {

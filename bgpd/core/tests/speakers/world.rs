@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use turnpike_bgp_core::config::{Config, PeerConfig, Start};
+use turnpike_bgp_core::config::{Config, Network, PeerConfig, PolicyChoice, Start};
 use turnpike_bgp_core::query::{PathView, PeerView, Select, SessionState, Table};
 use turnpike_bgp_core::{
     CloseReason, ConnId, Event, Input, Nexthop, Output, PeerId, Resolution, RouteChange, Speaker, Time,
@@ -24,7 +24,7 @@ pub(crate) struct Host {
     speaker: Option<Speaker>,
     pub(crate) conns: BTreeMap<ConnId, (usize, ConnId)>,
     next_incoming: u64,
-    /// Survives the speaker, as a kernel does.
+    /// Survives the speaker, as a kernel does. Without next hops: a blackhole.
     pub(crate) kernel: BTreeMap<Prefix, Arc<[Nexthop]>>,
     fresh: BTreeSet<Prefix>,
     pub(crate) unreachable: BTreeSet<IpAddr>,
@@ -83,6 +83,22 @@ pub(crate) fn peer(host: usize, asn: u32) -> PeerConfig {
 
 pub(crate) fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
+}
+
+/// A host of an AS with peers in others, all policies open.
+pub(crate) fn open(host: usize, asn: u32, peers: &[(usize, u32)]) -> Config {
+    let mut config = config(host, asn);
+    for (other, other_asn) in peers {
+        let mut peer = peer(*other, *other_asn);
+        peer.import = PolicyChoice::AcceptAll;
+        peer.export = PolicyChoice::AcceptAll;
+        config.peers.push(peer);
+    }
+    config
+}
+
+pub(crate) fn announce(config: &mut Config, which: &[&str]) {
+    config.networks.extend(which.iter().map(|text| Network::new(prefix(text))));
 }
 
 impl World {
@@ -271,6 +287,10 @@ impl World {
             Output::Route(RouteChange::Install { prefix, nexthops }) => {
                 self.hosts[host].fresh.insert(prefix);
                 self.hosts[host].kernel.insert(prefix, nexthops);
+            }
+            Output::Route(RouteChange::Discard { prefix }) => {
+                self.hosts[host].fresh.insert(prefix);
+                self.hosts[host].kernel.insert(prefix, Arc::new([]));
             }
             Output::Route(RouteChange::Remove { prefix }) => {
                 self.hosts[host].kernel.remove(&prefix);

@@ -74,6 +74,7 @@ impl Engine {
         }
         let (prefix, route) = match change {
             RouteChange::Install { prefix, nexthops } => (prefix, Some(KernelRoute::Via(nexthops))),
+            RouteChange::Discard { prefix } => (prefix, Some(KernelRoute::Blackhole)),
             RouteChange::Remove { prefix } => (prefix, None),
         };
         // Ours to blackhole: nobody's path goes in its place.

@@ -33,6 +33,7 @@ pub(super) fn skeleton(file: &Config, asn: Asn, router_id: RouterId, host: &api:
         .collect();
     whole.community_sets = file.community_sets.clone();
     whole.as_path_sets = file.as_path_sets.clone();
+    whole.aggregates = file.aggregates.iter().map(aggregate).collect();
     whole.policies = file.policies.iter().map(|(name, body)| (name.clone(), policy(body, file))).collect();
     whole
 }
@@ -74,6 +75,12 @@ pub(super) fn transport(peer: &Peer, external: bool, md5: Option<Vec<u8>>) -> Tr
 /// `long_lived` is the global time in seconds.
 pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8, long_lived: u32) -> core::PeerConfig {
     let mut peer = core::PeerConfig::new(from.label(), from.address, remote_as);
+    peer.local_as = from.local_as.map(|other| core::LocalAs {
+        asn: other.asn,
+        no_prepend: other.no_prepend,
+        replace_as: other.replace_as,
+    });
+    (peer.role, peer.role_strict) = (from.role, from.role_strict);
     peer.shutdown = from.shutdown.clone();
     peer.transport = core::Transport {
         local: from.local_address,
@@ -142,6 +149,19 @@ pub(super) fn network(from: &Network) -> core::Network {
         local_pref: from.local_pref,
         communities: from.communities.clone(),
         large_communities: from.large_communities.clone(),
+    }
+}
+
+fn aggregate(from: &api::Aggregate) -> core::Aggregate {
+    core::Aggregate {
+        network: core::Network {
+            prefix: from.prefix,
+            med: from.med,
+            local_pref: from.local_pref,
+            communities: from.communities.clone(),
+            large_communities: from.large_communities.clone(),
+        },
+        summary_only: from.summary_only,
     }
 }
 

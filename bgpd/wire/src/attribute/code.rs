@@ -37,12 +37,14 @@ pub enum AttrCode {
     As4Aggregator,
     /// 32, RFC 8092.
     LargeCommunities,
+    /// 35, RFC 9234.
+    OnlyToCustomer,
     /// Any other.
     Unknown(u8),
 }
 
 /// Code, number and name of each known attribute.
-const NAMES: [(AttrCode, u8, &str); 16] = [
+const NAMES: [(AttrCode, u8, &str); 17] = [
     (AttrCode::Origin, 1, "ORIGIN"),
     (AttrCode::AsPath, 2, "AS_PATH"),
     (AttrCode::NextHop, 3, "NEXT_HOP"),
@@ -59,6 +61,7 @@ const NAMES: [(AttrCode, u8, &str); 16] = [
     (AttrCode::As4Path, 17, "AS4_PATH"),
     (AttrCode::As4Aggregator, 18, "AS4_AGGREGATOR"),
     (AttrCode::LargeCommunities, 32, "LARGE_COMMUNITY"),
+    (AttrCode::OnlyToCustomer, 35, "ONLY_TO_CUSTOMER"),
 ];
 
 impl AttrCode {

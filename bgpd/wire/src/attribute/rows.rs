@@ -50,7 +50,7 @@ const fn internal(code: AttrCode, flags: u8, severity: Severity, decode: Decode,
 use Severity::{Discard, Reset, Withdraw};
 
 /// In the order of the codes, which is the order on the wire (RFC 4271 §5).
-pub(super) static ROWS: [Row; 16] = [
+pub(super) static ROWS: [Row; 17] = [
     row(AttrCode::Origin, WELL_KNOWN, Withdraw, decode_origin, encode_origin),
     row(AttrCode::AsPath, WELL_KNOWN, Withdraw, decode_as_path, encode_as_path),
     row(AttrCode::NextHop, WELL_KNOWN, Withdraw, decode_next_hop, encode_elsewhere),
@@ -67,6 +67,7 @@ pub(super) static ROWS: [Row; 16] = [
     row(AttrCode::As4Path, OPTIONAL_TRANSITIVE, Discard, decode_as4_path, encode_as4_path),
     row(AttrCode::As4Aggregator, OPTIONAL_TRANSITIVE, Discard, decode_as4_aggregator, encode_as4_aggregator),
     row(AttrCode::LargeCommunities, OPTIONAL_TRANSITIVE, Withdraw, decode_large, encode_large),
+    row(AttrCode::OnlyToCustomer, OPTIONAL_TRANSITIVE, Withdraw, decode_otc, encode_otc),
 ];
 
 pub(super) fn find(code: AttrCode) -> Option<&'static Row> {
@@ -342,4 +343,13 @@ fn encode_large(attributes: &Attributes, _: &EncodeContext, out: &mut Vec<u8>) -
         out.extend_from_slice(&community.local2.to_be_bytes());
     }
     !attributes.large_communities.is_empty()
+}
+
+fn decode_otc(value: &[u8], _: &DecodeContext, parsed: &mut Parsed) -> Result<(), Fault> {
+    parsed.attributes.otc = Some(Asn(u32::from_be_bytes(exactly(value)?)));
+    Ok(())
+}
+
+fn encode_otc(attributes: &Attributes, _: &EncodeContext, out: &mut Vec<u8>) -> bool {
+    attributes.otc.inspect(|asn| out.extend_from_slice(&asn.0.to_be_bytes())).is_some()
 }

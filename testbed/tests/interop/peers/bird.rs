@@ -110,6 +110,10 @@ impl Peer for Bird {
         format!("({high},{low})")
     }
 
+    fn otc(&self, asn: u32) -> String {
+        format!("BGP.otc: {asn}")
+    }
+
     fn withdraw(&mut self, prefix: &str) -> Result<()> {
         self.terms.prefixes.retain(|other| *other != prefix);
         self.node.write_file(CONFIG, text(&self.terms))?;
@@ -173,6 +177,9 @@ fn protocol(terms: &Terms, name: &str, address: std::net::IpAddr, asn: u32) -> S
         terms.hold_time,
         terms.their_patience.unwrap_or(2)
     );
+    if let Some(role) = terms.their_role {
+        let _ = writeln!(out, "  local role {role};");
+    }
     if let Some(password) = terms.password {
         let _ = writeln!(out, "  password \"{password}\";");
     }

@@ -173,6 +173,9 @@ fn neighbor(terms: &Terms, address: IpAddr) -> String {
         terms.hold_time,
         terms.their_patience.unwrap_or(1)
     );
+    if let Some(role) = terms.their_role {
+        let _ = writeln!(out, "{name} local-role {role}");
+    }
     if let Some(password) = terms.password {
         let _ = writeln!(out, "{name} password {password}");
     }

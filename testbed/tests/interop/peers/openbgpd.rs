@@ -87,6 +87,10 @@ impl Peer for OpenBgpd {
         Ok(if said.contains("BGP routing table entry") { said } else { String::new() })
     }
 
+    fn otc(&self, asn: u32) -> String {
+        format!("OTC: {asn}")
+    }
+
     fn withdraw(&mut self, prefix: &str) -> Result<()> {
         self.terms.prefixes.retain(|other| *other != prefix);
         self.bgpctl(&["network", "delete", prefix]).map(drop)
@@ -147,6 +151,9 @@ fn neighbor(terms: &Terms, address: IpAddr) -> String {
         format!("neighbor {address} {{\n  remote-as {}\n  local-address {}\n", terms.our_as, terms.theirs());
     for (family, on) in [("IPv4", terms.ipv4), ("IPv6", terms.ipv6)] {
         let _ = writeln!(out, "  announce {family} {}", if on { "unicast" } else { "none" });
+    }
+    if let Some(role) = terms.their_role {
+        let _ = writeln!(out, "  announce policy {role}");
     }
     if let Some(password) = terms.password {
         let _ = writeln!(out, "  tcp md5sig password \"{password}\"");
