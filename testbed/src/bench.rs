@@ -2,9 +2,11 @@
 //!
 //! Machines are small, shared and noisy: runs alternate, medians count, and only ratios are worth quoting.
 
+mod bandwidth;
 mod bgp;
 mod cni;
 mod datapath;
+mod pod;
 mod rows;
 mod toa;
 
@@ -17,7 +19,7 @@ use clap::Parser;
 #[derive(Debug, Default, Parser)]
 #[command(name = "cargo xtask bench", about = "Measure beside the peers and print a table")]
 pub struct Options {
-    /// Which bench, `bgp`, `cni`, `datapath` or `toa`; none runs all.
+    /// Which bench, `bandwidth`, `bgp`, `cni`, `datapath` or `toa`; none runs all.
     pub name: Option<String>,
     /// Write the rows of one bench to this file, too.
     #[arg(long)]
@@ -25,10 +27,10 @@ pub struct Options {
     /// Every case with every daemon, five times, however long it takes.
     #[arg(long)]
     pub full: bool,
-    /// Only cases of `bgp` whose name contains this; may repeat.
+    /// Only cases of `bandwidth` (of its full set) or `bgp` whose name contains this; may repeat.
     #[arg(long)]
     pub case: Vec<String>,
-    /// Only daemons whose name contains this; may repeat.
+    /// Only daemons of `bgp`, peers of `bandwidth`, whose name contains this; may repeat.
     #[arg(long)]
     pub daemon: Vec<String>,
     /// Runs of each daemon in each case of `bgp`, of each way in the others.
@@ -55,12 +57,14 @@ pub fn run(options: &Options) -> Result<()> {
             cni::run(&Options::default())?;
             datapath::run(&Options::default())?;
             toa::run(&Options::default())?;
+            bandwidth::run(&Options::default())?;
             bgp::run(options)
         }
+        Some("bandwidth") => bandwidth::run(options),
         Some("bgp") => bgp::run(options),
         Some("cni") => cni::run(options),
         Some("datapath") => datapath::run(options),
         Some("toa") => toa::run(options),
-        Some(other) => bail!("there is no bench {other:?}; there are: bgp, cni, datapath, toa"),
+        Some(other) => bail!("there is no bench {other:?}; there are: bandwidth, bgp, cni, datapath, toa"),
     }
 }

@@ -40,7 +40,6 @@ mod session;
 mod stats;
 mod toa;
 mod translate;
-mod tun;
 
 pub use config::{ConfigError, DirectorConfig, PortRange, Real, Service, Timeouts};
 pub use flow::{Protocol, Side};

@@ -21,14 +21,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use self::ways::{Way, build};
-use super::Options;
 use super::rows::{Comparison, tell};
+use super::{Options, pod};
 use crate::{Lab, Node};
 
 const RUNS: usize = 15;
 const FULL_RUNS: usize = 51;
-/// Datagrams of one run.
-const DATAGRAMS: u32 = 20_000;
 /// Connections of one run.
 const CONNECTIONS: u32 = 200;
 pub(super) const UDP_PORT: u16 = 9000;
@@ -106,23 +104,7 @@ fn datagrams(director: &Node, way: &Way, to_pod: bool) -> Result<f64> {
     let at_balancer = director.in_netns(|| UdpSocket::bind(balancer))??;
     let (sender, target) = if to_pod { (&at_balancer, pod) } else { (&at_pod, balancer) };
     sender.connect(target)?;
-    let send = |count: u32| -> Result<Duration> {
-        let begun = Instant::now();
-        for _ in 0..count {
-            // A receiver that does not read, and a node that drops, are no errors.
-            let _ = sender.send(&[7; 64]);
-        }
-        Ok(begun.elapsed())
-    };
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| -> Result<f64> {
-            pin()?;
-            // Neighbours and routes are found with the first ones.
-            send(500)?;
-            Ok(send(DATAGRAMS)?.as_nanos() as f64 / f64::from(DATAGRAMS))
-        });
-        worker.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?
-    })
+    pod::send_cost(sender)
 }
 
 /// Nanoseconds of one exchange: connect, 4 bytes there, 64 bytes back, close.
@@ -167,11 +149,4 @@ fn serve(listener: &TcpListener, over: &AtomicBool) {
             return;
         }
     }
-}
-
-/// Keeps the calling thread on the first CPU, so that what it sends is forwarded there.
-fn pin() -> Result<()> {
-    let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(0)?;
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).context("pin the sender")
 }

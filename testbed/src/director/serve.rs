@@ -12,13 +12,14 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
+use crate::tun::Tun;
+
 use super::{
     config::DirectorConfig,
     control::{Control, Job},
     network::Network,
     stats::{Request, Response},
     translate::{Translator, Verdict},
-    tun::Tun,
 };
 
 /// Packets handled between two looks at the control socket.

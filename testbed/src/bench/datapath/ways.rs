@@ -1,18 +1,15 @@
 //! The nodes that are compared: one with Turnpike, four by hand.
 
-use std::fs::File;
 use std::net::IpAddr;
-use std::thread;
 
-use anyhow::{Context as _, Result};
-use nix::sched::{CloneFlags, setns};
+use anyhow::Result;
 
+use super::super::pod;
 use super::{TCP_PORT, UDP_PORT};
 use crate::{Lab, Node, TurnpikeConfig, TurnpikeNode};
 
 /// Services of the kube-like rule set.
 const SERVICES: u32 = 500;
-const CONF: &str = r#"{"cniVersion":"1.0.0","name":"turnpike","type":"turnpike-cni"}"#;
 
 /// A node with a pod behind it.
 pub(super) struct Way {
@@ -28,15 +25,7 @@ pub(super) struct Way {
 impl Way {
     /// Runs something on a thread in the pod's network namespace.
     pub(super) fn in_pod<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let path = self.node.path("/run/netns/pod")?;
-        let netns = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        thread::scope(|scope| {
-            let inside = scope.spawn(move || -> Result<T> {
-                setns(netns, CloneFlags::CLONE_NEWNET).context("join the pod's network namespace")?;
-                Ok(work())
-            });
-            inside.join().map_err(|_| anyhow::anyhow!("work in the pod panicked"))?
-        })
+        pod::in_pod(&self.node, work)
     }
 
     /// Conntrack entries of the node.
@@ -78,15 +67,7 @@ fn ours(lab: &Lab, director: &Node) -> Result<Way> {
         .with_blocks("ours", ("10.244.0.0/16", "10.244.0.0/26"), ("fd00:244::/48", "fd00:244::/122"))
         .with_resource("balancer.yaml", &source);
     let turnpike = TurnpikeNode::start(&node, &config)?;
-    node.write_file("/tmp/conf.json", CONF)?;
-    let script = "CNI_COMMAND=ADD CNI_CONTAINERID=pod CNI_NETNS=/run/netns/pod CNI_IFNAME=eth0 \
-                  CNI_PATH=/opt/cni/bin exec /opt/cni/bin/turnpike-cni </tmp/conf.json";
-    let result: serde_json::Value = serde_json::from_str(&node.text(&["sh", "-c", script])?)?;
-    let addresses = result.get("ips").and_then(serde_json::Value::as_array);
-    let addresses = addresses.context("addresses in the result")?;
-    let addresses =
-        addresses.iter().filter_map(|one| one.get("address")?.as_str()?.split('/').next()?.parse().ok());
-    let pod: IpAddr = addresses.into_iter().find(IpAddr::is_ipv4).context("an IPv4 address")?;
+    let pod = pod::attach(&node)?;
     director.route(&format!("{pod}/32 via 10.1.0.11"))?;
     Ok(Way {
         name: "ours",
@@ -101,16 +82,7 @@ fn ours(lab: &Lab, director: &Node) -> Result<Way> {
 fn by_hand(lab: &Lab, director: &Node, number: u8, name: &'static str) -> Result<Way> {
     let node = wire(lab, director, number, &format!("way{number}"))?;
     let (gateway, pod) = (format!("10.245.{number}.1"), format!("10.245.{number}.2"));
-    for line in [
-        "ip link add vpod type veth peer name eth0 netns pod".to_owned(),
-        format!("ip addr add {gateway}/24 dev vpod"),
-        "ip link set vpod up".to_owned(),
-        format!("ip -n pod addr add {pod}/24 dev eth0"),
-        "ip -n pod link set eth0 up".to_owned(),
-        format!("ip -n pod route add default via {gateway}"),
-    ] {
-        node.run(&line.split(' ').collect::<Vec<_>>())?;
-    }
+    pod::make(&node, &gateway, &pod)?;
     let rules = match number {
         1 => String::new(),
         2 => kube(),

@@ -11,6 +11,10 @@ use std::{
 
 use nix::libc;
 
+nix::ioctl_write_int!(
+    /// Says which packets the reader takes in one piece, or without a checksum.
+    tun_set_offload, b'T', 208
+);
 nix::ioctl_write_ptr!(
     /// Makes the open file a queue of the device that the request names.
     ///
@@ -18,18 +22,36 @@ nix::ioctl_write_ptr!(
     tun_set_iff, b'T', 202, libc::c_int
 );
 
+/// Bytes in front of every packet of a device with offloads: `struct virtio_net_hdr`.
+pub(crate) const OFFLOAD_HEADER: usize = 10;
+/// TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 and TUN_F_TSO_ECN of linux/if_tun.h.
+const OFFLOADS: nix::sys::ioctl::ioctl_param_type = 1 | 2 | 4 | 8;
+
 /// An open TUN device; it disappears with its routes when this is dropped.
 #[derive(Debug)]
-pub(super) struct Tun {
+pub(crate) struct Tun {
     file: File,
 }
 
 impl Tun {
     /// Creates the device, without offloads, so that every packet read is whole and checksummed.
-    pub(super) fn open(name: &str) -> io::Result<Self> {
+    pub(crate) fn open(name: &str) -> io::Result<Self> {
+        Self::create(name, libc::IFF_TUN | libc::IFF_NO_PI)
+    }
+
+    /// Creates the device for somebody who passes on what it reads unchanged, [`OFFLOAD_HEADER`] included: TCP segments
+    /// come in pieces of up to 64 KiB, and checksums are left to the last link.
+    pub(crate) fn with_offloads(name: &str) -> io::Result<Self> {
+        let tun = Self::create(name, libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
+        // SAFETY: the descriptor is an open TUN device, and the argument is a number.
+        unsafe { tun_set_offload(tun.file.as_raw_fd(), OFFLOADS)? };
+        Ok(tun)
+    }
+
+    fn create(name: &str, flags: libc::c_int) -> io::Result<Self> {
         let file =
             File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
-        let request = request(name)?;
+        let request = request(name, flags)?;
         // SAFETY: the descriptor is an open /dev/net/tun and `request` is an initialised `ifreq`, which is
         // what the kernel copies in and out for TUNSETIFF; it outlives the call.
         unsafe { tun_set_iff(file.as_raw_fd(), (&raw const request).cast::<libc::c_int>())? };
@@ -37,7 +59,7 @@ impl Tun {
     }
 
     /// One packet, or `None` when there is none now.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match (&self.file).read(buffer) {
             Ok(length) => Ok(Some(length)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -47,7 +69,7 @@ impl Tun {
     }
 
     /// Gives a packet to the kernel.
-    pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&self, packet: &[u8]) -> io::Result<()> {
         (&self.file).write(packet).map(drop)
     }
 }
@@ -58,7 +80,7 @@ impl AsFd for Tun {
     }
 }
 
-fn request(name: &str) -> io::Result<libc::ifreq> {
+fn request(name: &str, flags: libc::c_int) -> io::Result<libc::ifreq> {
     let mut bytes: [libc::c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
     // One byte stays for the terminating zero.
     if name.is_empty() || name.len() >= bytes.len() || name.contains('\0') {
@@ -67,7 +89,7 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     for (place, byte) in bytes.iter_mut().zip(name.bytes()) {
         *place = libc::c_char::from_ne_bytes([byte]);
     }
-    // Both constants are far below 2^15.
-    let flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap_or_default();
+    // All constants are below 2^15.
+    let flags = i16::try_from(flags).unwrap_or_default();
     Ok(libc::ifreq { ifr_name: bytes, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } })
 }
