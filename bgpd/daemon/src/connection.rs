@@ -1,13 +1,15 @@
 //! TCP connections: a reader and a writer task each, and the sockets they need.
 //!
-//! The reader hands bytes to the engine over a bounded channel, so a peer that sends faster than we work is held
-//! back by TCP. The writer has a queue of its own, which the speaker bounds (it holds UPDATEs back while too much is
+//! The reader hands bytes to the engine over a bounded channel, and no more than [`CREDIT`] reads of its own may wait
+//! there: a peer that sends faster than we work is held back by TCP, and another one's KEEPALIVE never stands behind a
+//! table. The writer has a queue of its own, which the speaker bounds (it holds UPDATEs back while too much is
 //! unsent); a peer that never reads fills its own queue and delays nobody.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -15,7 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug};
@@ -25,6 +27,8 @@ use crate::sockopt;
 
 /// Largest read; several BGP messages of the largest size.
 const READ_SIZE: usize = 64 * 1024;
+/// Reads of one connection that the engine has not taken in yet: one at work, one ready.
+const CREDIT: usize = 2;
 /// Buffers in one write.
 const WRITE_BUFFERS: usize = 64;
 /// How long a closed connection may take to deliver its last words and to see the other end close.
@@ -108,6 +112,19 @@ pub(crate) fn reason(error: &io::Error) -> CloseReason {
     }
 }
 
+/// News of a connection on its way to the engine. What was received holds its credit until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) input: Input,
+    _credit: Option<OwnedSemaphorePermit>,
+}
+
+impl From<Input> for Arrival {
+    fn from(input: Input) -> Self {
+        Self { input, _credit: None }
+    }
+}
+
 /// A connection as the engine holds it. Dropping it closes it: what is queued still goes out.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -121,7 +138,7 @@ impl Connection {
     pub(crate) fn start(
         conn: ConnId,
         stream: TcpStream,
-        inputs: mpsc::Sender<Input>,
+        inputs: mpsc::Sender<Arrival>,
         writers: &mut JoinSet<()>,
         span: Span,
     ) -> Self {
@@ -143,11 +160,14 @@ impl Connection {
 async fn read(
     conn: ConnId,
     mut half: OwnedReadHalf,
-    inputs: mpsc::Sender<Input>,
+    inputs: mpsc::Sender<Arrival>,
     mut closing: watch::Receiver<()>,
 ) {
+    let credits = Arc::new(Semaphore::new(CREDIT));
     let mut buffer = BytesMut::new();
     let reason = loop {
+        // Never closed.
+        let credit = Arc::clone(&credits).acquire_owned().await.ok();
         buffer.reserve(READ_SIZE);
         let result = tokio::select! {
             result = half.read_buf(&mut buffer) => result,
@@ -160,7 +180,8 @@ async fn read(
             Ok(0) => break CloseReason::Eof,
             Ok(_) => {
                 let bytes = buffer.split().freeze();
-                if inputs.send(Input::Received { conn, bytes }).await.is_err() {
+                let input = Input::Received { conn, bytes };
+                if inputs.send(Arrival { input, _credit: credit }).await.is_err() {
                     return;
                 }
             }
@@ -168,7 +189,7 @@ async fn read(
         }
     };
     debug!(%conn, %reason, "connection ended");
-    let _ = inputs.send(Input::Closed { conn, reason }).await;
+    let _ = inputs.send(Input::Closed { conn, reason }.into()).await;
 }
 
 /// Reads on for a while without keeping anything: a socket closed with unread bytes would send RST, which takes
@@ -181,7 +202,7 @@ async fn drain(mut half: OwnedReadHalf) {
 async fn write(
     conn: ConnId,
     mut half: OwnedWriteHalf,
-    inputs: mpsc::Sender<Input>,
+    inputs: mpsc::Sender<Arrival>,
     mut queue: mpsc::UnboundedReceiver<Bytes>,
     mut closing: watch::Receiver<()>,
 ) {
@@ -216,7 +237,7 @@ async fn write(
         match result {
             Ok(0) => return,
             Ok(bytes) => {
-                if inputs.send(Input::Sent { conn, bytes }).await.is_err() {
+                if inputs.send(Input::Sent { conn, bytes }.into()).await.is_err() {
                     return;
                 }
             }

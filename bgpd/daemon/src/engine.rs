@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpStream;
@@ -35,7 +36,7 @@ use self::watchers::Watcher;
 use crate::audit::Audit;
 use crate::bfd::Bfd;
 use crate::clock::Clock;
-use crate::connection::Connection;
+use crate::connection::{Arrival, Connection};
 use crate::control::Ask;
 use crate::disk::Disk;
 use crate::host::Host;
@@ -46,14 +47,14 @@ use crate::monitoring::Monitoring;
 use crate::parts::PartStore;
 use crate::restart::RestartRecord;
 
-/// Outputs done before channels and clock are looked at again.
-const HELPING: usize = 128;
-/// Inputs taken at one go.
-const GULP: usize = 64;
-/// Messages from all connections that may wait for the engine; readers wait when it is full.
-const INPUT_QUEUE: usize = 64;
+/// Outputs are done, and inputs taken in, for so long before the rest is looked at again.
+const HELPING: Duration = Duration::from_millis(10);
+/// News of all connections that may wait for the engine; each connection has few.
+const INPUT_QUEUE: usize = 4096;
+/// Connections and attempts that may wait for it.
+const CONNECTION_QUEUE: usize = 64;
 /// How long the last words to peers may take when the daemon ends for good.
-const FAREWELL: std::time::Duration = std::time::Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The end of a connection attempt.
 type Attempt = (ConnId, Result<TcpStream, CloseReason>);
@@ -128,7 +129,7 @@ pub(crate) struct Engine {
     /// For monitoring stations.
     host_name: String,
     accepted_so_far: u64,
-    inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    inputs: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
     attempted: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     accepted: mpsc::Receiver<Accepted>,
     kernel_events: mpsc::UnboundedReceiver<KernelEvent>,
@@ -137,7 +138,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// Takes the configuration in and starts listening. Must be called within the runtime.
     pub(crate) fn start(parts: Parts, clock: Clock) -> Result<Self> {
-        let (accepted_in, accepted) = mpsc::channel(INPUT_QUEUE);
+        let (accepted_in, accepted) = mpsc::channel(CONNECTION_QUEUE);
         let bfd = Bfd::start(parts.file.bfd.socket.clone());
         let audit = Audit::new(&parts.file.state.dir);
         let draining = Draining::resume(&parts.file.state.dir);
@@ -171,7 +172,7 @@ impl Engine {
             host_name: crate::host::name(),
             accepted_so_far: 0,
             inputs: mpsc::channel(INPUT_QUEUE),
-            attempted: mpsc::channel(INPUT_QUEUE),
+            attempted: mpsc::channel(CONNECTION_QUEUE),
             accepted,
             kernel_events: parts.kernel_events,
         };
@@ -201,11 +202,12 @@ impl Engine {
                     let paths = self.bfd.take(news);
                     self.take_paths(paths);
                 }
-                Some(input) = self.inputs.1.recv() => self.take_inputs(input),
                 Some(accepted) = self.accepted.recv() => self.take_accepted(accepted),
                 Some((conn, result)) = self.attempted.1.recv() => self.take_attempt(conn, result),
                 Some(event) = self.kernel_events.recv() => self.take_kernel_event(&event),
                 Some(ask) = channels.asks.recv() => self.take_ask(ask),
+                // Never empty while a table comes in: those above are, mostly.
+                Some(arrival) = self.inputs.1.recv() => self.take_inputs(arrival),
                 Some(news) = self.monitoring.next() => {
                     self.monitoring.take(news, self.speaker.as_ref(), &self.host_name);
                 }
@@ -237,24 +239,37 @@ impl Engine {
 
     /// Lets due timers fire and does a helping of outputs; true if there is more to do.
     fn work(&mut self) -> bool {
-        let now = self.clock.now();
-        let Some(speaker) = &mut self.speaker else { return false };
-        if speaker.poll_timeout().is_some_and(|deadline| deadline <= now) {
-            speaker.handle_timeout(now);
+        if self.is_due() {
+            // A peer has not been silent if its word waits here, however late we are.
+            for _ in 0..self.inputs.1.len() {
+                if let Ok(arrival) = self.inputs.1.try_recv() {
+                    self.take_in(arrival);
+                }
+            }
+            let now = self.clock.now();
+            if let Some(speaker) = &mut self.speaker {
+                speaker.handle_timeout(now);
+            }
         }
         let mut busy = true;
-        for _ in 0..HELPING {
-            let Some(output) = self.speaker.as_mut().and_then(Speaker::poll_output) else {
-                busy = false;
-                break;
-            };
-            self.perform(output);
+        let begun = Instant::now();
+        while busy && begun.elapsed() < HELPING {
+            match self.speaker.as_mut().and_then(Speaker::poll_output) {
+                Some(output) => self.perform(output),
+                None => busy = false,
+            }
         }
         self.flush_routes();
         if let Some(speaker) = &self.speaker {
             busy |= self.monitoring.walk(speaker);
         }
         busy
+    }
+
+    /// A timer of the speaker's is due.
+    fn is_due(&self) -> bool {
+        let due = self.speaker.as_ref().and_then(Speaker::poll_timeout);
+        due.is_some_and(|deadline| deadline <= self.clock.now())
     }
 
     fn flush_routes(&mut self) {
@@ -279,13 +294,21 @@ impl Engine {
         }
     }
 
-    fn take_inputs(&mut self, first: Input) {
-        for input in gulp(first, &mut self.inputs.1) {
-            if let Input::Closed { conn, .. } = &input {
-                self.connections.remove(conn);
-            }
-            self.hand_in(input);
+    fn take_inputs(&mut self, first: Arrival) {
+        self.take_in(first);
+        let begun = Instant::now();
+        while begun.elapsed() < HELPING
+            && let Ok(next) = self.inputs.1.try_recv()
+        {
+            self.take_in(next);
         }
+    }
+
+    fn take_in(&mut self, arrival: Arrival) {
+        if let Input::Closed { conn, .. } = &arrival.input {
+            self.connections.remove(conn);
+        }
+        self.hand_in(arrival.input);
     }
 
     fn take_accepted(&mut self, accepted: Accepted) {
@@ -382,17 +405,6 @@ impl Engine {
     }
 }
 
-/// What was received, and as much more as is there and fits into one gulp.
-fn gulp<T>(first: T, queue: &mut mpsc::Receiver<T>) -> Vec<T> {
-    let mut taken = vec![first];
-    while taken.len() < GULP
-        && let Ok(next) = queue.try_recv()
-    {
-        taken.push(next);
-    }
-    taken
-}
-
 /// Lets other tasks have a turn while there is work, else sleeps until the next timer.
 async fn pause(busy: bool, deadline: Option<tokio::time::Instant>) {
     match deadline {
@@ -417,23 +429,5 @@ fn usable(resolution: &turnpike_kroute::Resolution) -> Resolution {
         turnpike_kroute::Resolution::Local | turnpike_kroute::Resolution::Unreachable => {
             Resolution::Unreachable
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_lost_between_gulps() {
-        let (sender, mut queue) = mpsc::channel(4 * GULP);
-        for number in 0..3 * GULP + 5 {
-            sender.try_send(number).unwrap();
-        }
-        let mut taken = Vec::new();
-        while let Ok(first) = queue.try_recv() {
-            taken.extend(gulp(first, &mut queue));
-        }
-        assert!(taken.into_iter().eq(0..3 * GULP + 5));
     }
 }

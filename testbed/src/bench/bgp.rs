@@ -8,6 +8,7 @@ mod cases;
 mod daemons;
 mod routes;
 mod talker;
+mod trials;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use self::arena::Outcome;
 use self::cases::{CASES, Case};
 use self::daemons::Contender;
+use self::trials::{TRIALS, Trial};
 use super::Options;
 
 const QUICK_RUNS: usize = 3;
@@ -55,7 +57,8 @@ type Results = BTreeMap<Contender, Vec<Outcome>>;
 
 pub(super) fn run(options: &Options) -> Result<()> {
     let chosen: Vec<&Case> = CASES.iter().filter(|case| is_chosen(case, options)).collect();
-    ensure!(!chosen.is_empty(), "no case of that name; there are: {}", names());
+    let trials: Vec<&Trial> = TRIALS.iter().filter(|trial| is_named(trial.name, options)).collect();
+    ensure!(!chosen.is_empty() || !trials.is_empty(), "no case of that name; there are: {}", names());
     let mut rows = Vec::new();
     let mut missing = Vec::new();
     println!("\nBGP, medians of {} alternating runs\n", runs(options));
@@ -67,6 +70,12 @@ pub(super) fn run(options: &Options) -> Result<()> {
         let results = compare(case, options, &mut missing);
         print(case, &results);
         rows.extend(METRICS.iter().filter_map(|metric| row(case, metric, &results)));
+    }
+    if !trials.is_empty() {
+        println!("\n| case | metric | daemon | value |\n|---|---|---|---|");
+    }
+    for trial in trials {
+        rows.extend(attempt(trial, options, &mut missing));
     }
     for line in &missing {
         println!("\n- {line}");
@@ -81,36 +90,87 @@ pub(super) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+fn is_named(name: &str, options: &Options) -> bool {
+    options.case.is_empty() || options.case.iter().any(|part| name.contains(part.as_str()))
+}
+
 fn is_chosen(case: &Case, options: &Options) -> bool {
-    let named = options.case.is_empty() || options.case.iter().any(|part| case.name.contains(part.as_str()));
-    named && (options.full || !case.only_full || !options.case.is_empty())
+    is_named(case.name, options) && (options.full || !case.only_full || !options.case.is_empty())
 }
 
 fn names() -> String {
-    CASES.iter().map(|case| format!("{:?}", case.name)).collect::<Vec<_>>().join(", ")
+    let names = CASES.iter().map(|case| case.name).chain(TRIALS.iter().map(|trial| trial.name));
+    names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 fn runs(options: &Options) -> usize {
     options.runs.unwrap_or(if options.full { FULL_RUNS } else { QUICK_RUNS }).max(1)
 }
 
-fn compare(case: &Case, options: &Options, missing: &mut Vec<String>) -> Results {
-    let deadline = if options.full { FULL_DEADLINE } else { QUICK_DEADLINE };
-    let leading = [Contender::Turnpike, Contender::Bird, Contender::Frr];
+const LEADING: [Contender; 3] = [Contender::Turnpike, Contender::Bird, Contender::Frr];
+
+/// Who takes part.
+fn contenders(options: &Options, kernel: bool, all: bool) -> Vec<Contender> {
     let asked = |contender: &Contender| {
         let name = contender.to_string().to_lowercase();
         options.daemon.is_empty() || options.daemon.iter().any(|part| name.contains(&part.to_lowercase()))
     };
-    let mut contenders: Vec<Contender> = Contender::ALL
+    Contender::ALL
         .into_iter()
-        .filter(|contender| contender.can(case.kernel) && asked(contender))
-        .filter(|contender| options.full || case.for_all || leading.contains(contender))
-        .collect();
+        .filter(|contender| contender.can(kernel) && asked(contender))
+        .filter(|contender| options.full || all || LEADING.contains(contender))
+        .collect()
+}
+
+/// Medians of a trial's metrics, daemon by daemon, and our rows.
+fn attempt(trial: &Trial, options: &Options, missing: &mut Vec<String>) -> Vec<Row> {
+    let deadline = if options.full { FULL_DEADLINE } else { QUICK_DEADLINE };
+    let mut taking_part = contenders(options, trial.kernel, false);
+    let mut values: BTreeMap<Contender, Vec<Vec<f64>>> = BTreeMap::new();
+    for _ in 0..runs(options) {
+        taking_part.retain(|contender| match (trial.run)(*contender, deadline) {
+            Ok(run) => {
+                values.entry(*contender).or_default().push(run);
+                true
+            }
+            Err(error) => {
+                missing.push(format!("{contender} in {:?}: {error:#}", trial.name));
+                false
+            }
+        });
+    }
+    let mut rows = Vec::new();
+    for (at, metric) in trial.metrics.iter().enumerate() {
+        let of = |contender: &Contender| {
+            let mut all: Vec<f64> =
+                values.get(contender)?.iter().filter_map(|run| run.get(at).copied()).collect();
+            all.sort_unstable_by(f64::total_cmp);
+            all.get(all.len() / 2).copied()
+        };
+        for contender in values.keys() {
+            let value = of(contender).unwrap_or_default();
+            println!("| {} | {metric} | {contender} | {value:.2} |", trial.name);
+        }
+        let others = values.keys().filter(|contender| **contender != Contender::Turnpike);
+        let best =
+            others.filter_map(|peer| Some((peer, of(peer)?))).min_by(|one, other| one.1.total_cmp(&other.1));
+        if let (Some(ours), Some((peer, best_value))) = (of(&Contender::Turnpike), best) {
+            // Both may be none at all.
+            let ratio = if best_value == 0.0 { ours } else { ours / best_value };
+            rows.push(Row { case: trial.name, metric, ours, best_peer: peer.to_string(), best_value, ratio });
+        }
+    }
+    rows
+}
+
+fn compare(case: &Case, options: &Options, missing: &mut Vec<String>) -> Results {
+    let deadline = if options.full { FULL_DEADLINE } else { QUICK_DEADLINE };
+    let mut contenders = contenders(options, case.kernel, case.for_all);
     let mut results = Results::new();
     for number in 0..runs(options) {
         contenders.retain(|contender| {
             // The slow ones are there for the order of magnitude.
-            if number > 0 && !options.full && !leading.contains(contender) {
+            if number > 0 && !options.full && !LEADING.contains(contender) {
                 return true;
             }
             match arena::run(case, *contender, deadline) {

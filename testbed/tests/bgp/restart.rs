@@ -187,6 +187,40 @@ fn the_loss_of_all_foreign_reflectors_stops_no_packet() {
     all_gone("bgp-all-foreign", [Kind::Frr, Kind::Bird]);
 }
 
+/// Verifies: BIRD and FRR as reflectors that are killed and come back, one after the other: the node keeps what they
+/// said until they have said it again, and not a packet is lost.
+#[test]
+fn reflectors_that_restart_one_by_one_stop_no_packet() {
+    let lab = Lab::new("bgp-one-by-one").unwrap();
+    let (centre, mut speakers, one, two) = steady(&lab, Kind::Bird, Kind::Frr).unwrap();
+    let routes = kernel_routes(&centre.node1).unwrap();
+    let streams = [
+        Stream::start(&centre.node1, "10.244.1.1", &centre.node2, "10.244.2.1").unwrap(),
+        Stream::start(&centre.node2, "fd00:244:2::1", &centre.node1, "fd00:244:1::1").unwrap(),
+    ];
+    for (reflector, peers) in speakers[..2].iter_mut().zip([&PEERS[..2], &PEERS[2..]]) {
+        reflector.kill().unwrap();
+        poll_result(DEADLINE, "the node to notice", || {
+            for name in peers {
+                ensure!(one.peer(name)?.session.is_none(), "the session with {name} is up");
+            }
+            Ok(())
+        })
+        .unwrap();
+        reflector.start_again().unwrap();
+        for daemon in [&one, &two] {
+            wait_told(daemon).unwrap();
+        }
+        assert_eq!(kernel_routes(&centre.node1).unwrap(), routes);
+    }
+    for stream in streams {
+        let name = stream.name().to_owned();
+        let (sent, lost) = stream.finish().unwrap();
+        assert_eq!(lost, Vec::<u64>::new(), "{name}: of {sent}");
+    }
+    lab.finish().unwrap();
+}
+
 fn all_gone(lab: &str, [first, second]: [Kind; 2]) {
     let lab = Lab::new(lab).unwrap();
     let (centre, mut speakers, one, two) = steady(&lab, first, second).unwrap();

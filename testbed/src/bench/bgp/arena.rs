@@ -11,7 +11,7 @@ use super::talker::{Talker, converse};
 use super::usage::{Usage, kernel_routes};
 use crate::{Lab, Node, poll};
 
-const DAEMON: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 1);
+pub(super) const DAEMON: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 1);
 /// A daemon that used less than this within [`GLANCE`] has nothing left to do.
 const IDLE: Duration = Duration::from_millis(3);
 const GLANCE: Duration = Duration::from_millis(200);
@@ -36,16 +36,14 @@ pub(super) struct Outcome {
 /// Runs a case with a daemon.
 pub(super) fn run(case: &Case, contender: Contender, deadline: Duration) -> Result<Outcome> {
     let plan = case.plan()?;
-    let lab = Lab::new("bench-bgp")?;
-    let (daemon, peers) = (lab.node("daemon")?, lab.node("peers")?);
-    lab.link(&daemon, "eth0", &peers, "eth0")?;
-    daemon.addr("eth0", &format!("{DAEMON}/16"))?;
-    let batch: String =
-        plan.scripts.iter().map(|script| format!("addr add {}/16 dev eth0\n", script.address)).collect();
-    peers.write_file("/run/addresses", batch)?;
-    peers.run(&["ip", "-batch", "/run/addresses"])?;
-    let task =
-        Task { address: DAEMON, neighbours: plan.neighbours(), reflect: plan.reflect, kernel: case.kernel };
+    let Arena { lab, daemon, peers } = Arena::build(plan.scripts.iter().map(|script| script.address))?;
+    let task = Task {
+        address: DAEMON,
+        neighbours: plan.neighbours(),
+        reflect: plan.reflect,
+        kernel: case.kernel,
+        graceful: false,
+    };
     let processes = contender.start(&daemon, &task)?;
     let (paths, places) = (plan.paths, &plan.places);
     let outcome = peers.in_netns(|| -> Result<Outcome> {
@@ -85,8 +83,28 @@ pub(super) fn run(case: &Case, contender: Contender, deadline: Duration) -> Resu
     outcome
 }
 
+/// The nodes of a run.
+pub(super) struct Arena {
+    pub(super) lab: Lab,
+    pub(super) daemon: Node,
+    pub(super) peers: Node,
+}
+
+impl Arena {
+    pub(super) fn build(talkers: impl Iterator<Item = Ipv4Addr>) -> Result<Self> {
+        let lab = Lab::new("bench-bgp")?;
+        let (daemon, peers) = (lab.node("daemon")?, lab.node("peers")?);
+        lab.link(&daemon, "eth0", &peers, "eth0")?;
+        daemon.addr("eth0", &format!("{DAEMON}/16"))?;
+        let batch: String = talkers.map(|address| format!("addr add {address}/16 dev eth0\n")).collect();
+        peers.write_file("/run/addresses", batch)?;
+        peers.run(&["ip", "-batch", "/run/addresses"])?;
+        Ok(Self { lab, daemon, peers })
+    }
+}
+
 /// Use of the daemon once it has come to rest.
-fn settle(node: &Node) -> Result<Usage> {
+pub(super) fn settle(node: &Node) -> Result<Usage> {
     let mut last = (Instant::now(), Usage::of(node)?);
     let rested = poll(IDLE_DEADLINE, "the daemon to rest", || {
         if last.0.elapsed() < GLANCE {

@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 
 use super::daemons::Neighbour;
 use super::routes::{Places, Table, hosts};
-use super::talker::Script;
+use super::talker::{HOLD_TIME, Script};
 
 /// Names the table of the default-free zone: `cargo xtask bench` finds it.
 const TABLE: &str = "TURNPIKE_BENCH_TABLE";
-const EXTERNAL: u32 = 4_200_300_100;
+pub(super) const EXTERNAL: u32 = 4_200_300_100;
 
 /// How routes flow.
 #[derive(Clone, Copy)]
@@ -71,7 +71,13 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn neighbours(&self) -> Vec<Neighbour> {
-        self.scripts.iter().map(|script| Neighbour { address: script.address, asn: script.asn }).collect()
+        let neighbour = |script: &Script| Neighbour {
+            address: script.address,
+            asn: script.asn,
+            hold_time: script.hold_time,
+            told: true,
+        };
+        self.scripts.iter().map(neighbour).collect()
     }
 }
 
@@ -105,6 +111,11 @@ static TABLE_READ: LazyLock<Result<Table>> = LazyLock::new(|| {
     Table::read(path.as_ref())
 });
 
+/// The real table, from one to one.
+pub(super) fn real_table() -> Result<Plan> {
+    Case::new("", Shape::Table).plan()
+}
+
 /// External speakers with something to say, and one behind them that wants to hear every prefix.
 fn one_listens(places: Places, says: Vec<Vec<u8>>, paths: usize) -> Plan {
     let silent = says.len();
@@ -114,6 +125,8 @@ fn one_listens(places: Places, says: Vec<Vec<u8>>, paths: usize) -> Plan {
         wants: if number as usize == silent { places.len() } else { 0 },
         says,
         own: 0..0,
+        hold_time: HOLD_TIME,
+        graceful: false,
     };
     let scripts = (0..).zip(says.into_iter().chain([Vec::new()])).map(script).collect();
     Plan { scripts, places, reflect: false, paths }
@@ -128,6 +141,8 @@ fn mesh(clients: u32, routes: u32) -> Result<Plan> {
             says: hosts(own.clone(), address(number), None)?,
             own,
             wants: ((clients - 1) * routes) as usize,
+            hold_time: HOLD_TIME,
+            graceful: false,
         })
     };
     let scripts: Result<Vec<Script>> = (0..clients).map(script).collect();

@@ -1,6 +1,7 @@
 //! A BGP speaker that says what it was given and counts what it hears: generator and sink of the bench.
 //!
-//! All talkers of a run live in one thread. Hold times are long enough that nobody needs a KEEPALIVE during a run.
+//! All talkers of a run live in one thread. Hold times are long enough that nobody needs a KEEPALIVE during a run, but
+//! for those whose pulse is what the run is about.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
@@ -11,7 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 use turnpike_bgp_wire::{
-    Asn, Capability, Family, Framer, MessageType, Notification, Open, RouterId, encode_keepalive,
+    Asn, Capability, Family, Framer, GracefulRestartCapability, MessageType, Notification, Open, RouterId,
+    encode_keepalive,
 };
 
 use super::routes::{Places, Seen, announced};
@@ -33,6 +35,19 @@ pub(super) struct Script {
     pub(super) own: std::ops::Range<u32>,
     /// How many different others it expects.
     pub(super) wants: usize,
+    /// Seconds that it proposes; below [`HOLD_TIME`] it sends KEEPALIVEs three times as often.
+    pub(super) hold_time: u16,
+    /// It keeps the daemon's paths over a restart (RFC 4724).
+    pub(super) graceful: bool,
+}
+
+/// A talker's KEEPALIVEs, and the daemon's.
+struct Pulse {
+    every: Duration,
+    next: Instant,
+    heard: Instant,
+    /// The longest time without a word from the daemon.
+    silence: Duration,
 }
 
 /// A talker with an Established session.
@@ -44,6 +59,7 @@ pub(super) struct Talker {
     said: usize,
     seen: Seen,
     wants: usize,
+    pulse: Option<Pulse>,
 }
 
 impl Talker {
@@ -53,6 +69,14 @@ impl Talker {
         let (stream, framer) = crate::poll_result(SESSION_DEADLINE, &what, || handshake(&script, daemon))?;
         stream.set_nonblocking(true)?;
         let seen = Seen::new(places.len(), script.own);
+        let now = Instant::now();
+        let every = Duration::from_secs(u64::from(script.hold_time)) / 3;
+        let pulse = (script.hold_time < HOLD_TIME).then_some(Pulse {
+            every,
+            next: now + every,
+            heard: now,
+            silence: Duration::ZERO,
+        });
         Ok(Self {
             address: script.address,
             stream,
@@ -61,7 +85,22 @@ impl Talker {
             said: 0,
             seen,
             wants: script.wants,
+            pulse,
         })
+    }
+
+    /// The longest time without a word from the daemon, for those with a pulse.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        self.pulse.as_ref().map(|pulse| pulse.silence.max(pulse.heard.elapsed()))
+    }
+
+    /// Sends a KEEPALIVE when it is time.
+    fn beat(&mut self) {
+        let Some(pulse) = &mut self.pulse else { return };
+        if pulse.next <= Instant::now() {
+            pulse.next += pulse.every;
+            encode_keepalive(&mut self.says);
+        }
     }
 
     fn has_said_all(&self) -> bool {
@@ -70,6 +109,16 @@ impl Talker {
 
     fn is_content(&self) -> bool {
         self.has_said_all() && self.seen.count() >= self.wants
+    }
+
+    fn turn(&mut self, events: PollFlags, buffer: &mut [u8], places: &Places) -> Result<()> {
+        if events.contains(PollFlags::POLLOUT) {
+            self.speak()?;
+        }
+        if events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
+            self.listen(buffer, places)?;
+        }
+        Ok(())
     }
 
     fn speak(&mut self) -> Result<()> {
@@ -91,6 +140,10 @@ impl Talker {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error).context("the daemon's session broke"),
         };
+        if let Some(pulse) = &mut self.pulse {
+            pulse.silence = pulse.silence.max(pulse.heard.elapsed());
+            pulse.heard = Instant::now();
+        }
         self.framer.push(buffer.get(..count).unwrap_or_default());
         self.take_messages(places)
     }
@@ -115,9 +168,10 @@ impl Talker {
     }
 }
 
-/// Lets talkers speak and listen until all are content and `also` agrees; the moment when the talkers were.
+/// Lets talkers speak and listen until all are content and `also` agrees; the moment when the talkers were. A talker
+/// with a pulse that loses its session leaves; any other's loss is an error.
 pub(super) fn converse(
-    talkers: &mut [Talker],
+    talkers: &mut Vec<Talker>,
     places: &Places,
     deadline: Duration,
     mut also: impl FnMut() -> Result<bool>,
@@ -146,14 +200,17 @@ pub(super) fn converse(
                 .collect();
             bail!("not done after {deadline:?}: {}", short.join(", "));
         }
+        talkers.iter_mut().for_each(Talker::beat);
         let ready = wait(talkers, Duration::from_millis(50))?;
-        for (talker, events) in talkers.iter_mut().zip(ready) {
-            if events.contains(PollFlags::POLLOUT) {
-                talker.speak()?;
+        let mut lost = Vec::new();
+        for (number, (talker, events)) in talkers.iter_mut().zip(ready).enumerate() {
+            match talker.turn(events, &mut buffer, places) {
+                Err(_) if talker.pulse.is_some() => lost.push(number),
+                done => done?,
             }
-            if events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
-                talker.listen(&mut buffer, places)?;
-            }
+        }
+        for number in lost.into_iter().rev() {
+            talkers.swap_remove(number);
         }
     }
 }
@@ -177,9 +234,9 @@ fn handshake(script: &Script, daemon: Ipv4Addr) -> Result<(TcpStream, Framer)> {
     socket.set_tcp_nodelay(true)?;
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-    let open = Open {
+    let mut open = Open {
         asn: Asn(script.asn),
-        hold_time: HOLD_TIME,
+        hold_time: script.hold_time,
         router_id: RouterId(script.address),
         capabilities: vec![
             Capability::Multiprotocol(Family::Ipv4.code()),
@@ -187,6 +244,13 @@ fn handshake(script: &Script, daemon: Ipv4Addr) -> Result<(TcpStream, Framer)> {
             Capability::FourOctetAs(Asn(script.asn)),
         ],
     };
+    if script.graceful {
+        open.capabilities.push(Capability::GracefulRestart(GracefulRestartCapability {
+            restart_time: 120,
+            families: vec![(Family::Ipv4.code(), true)],
+            ..GracefulRestartCapability::default()
+        }));
+    }
     let mut bytes = Vec::new();
     open.encode(&mut bytes);
     stream.write_all(&bytes)?;
