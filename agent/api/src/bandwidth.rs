@@ -205,6 +205,26 @@ pub struct BwDirection {
     pub drops: u64,
     /// How long what waits in the queue will take, in microseconds.
     pub queue_us: u64,
+    /// A limit that is held against the traffic and changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<BwShadow>,
+}
+
+/// What a limit in shadow would have done since it was set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwShadow {
+    /// Bits per second.
+    pub limit: u64,
+    /// Which source would decide it.
+    pub decided_by: String,
+    /// Packets seen; a GSO packet is one, here and below.
+    pub packets: u64,
+    /// Packets that would have got a CE mark.
+    pub marked: u64,
+    /// Packets that would have been due for a mark and cannot carry one.
+    pub not_capable: u64,
+    /// Packets of which something would have been dropped.
+    pub drops: u64,
 }
 
 /// What one source says.

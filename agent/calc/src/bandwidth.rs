@@ -14,13 +14,16 @@ use serde::{Deserialize, Serialize};
 use turnpike_model::bandwidth::{DirectionRates, NodeBandwidthSpec};
 use turnpike_model::desired::{BitsPerSecond, Limits};
 use turnpike_model::rate::{Rate, RateError};
+use turnpike_model::resource::Resources;
+
+use crate::node::{Node, selects};
 
 /// Annotation for what the pod receives.
 pub const INGRESS_ANNOTATION: &str = "kubernetes.io/ingress-bandwidth";
 /// Annotation for what the pod sends.
 pub const EGRESS_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
 
-pub use explain::{Decision, LimitSource, explain};
+pub use explain::{Decision, LimitSource, explain, explain_shadow};
 pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
 pub use plan::{Demand, Throttled, tree_throttles};
 pub use tree::{class_of, node_tree};
@@ -132,6 +135,13 @@ impl NodeLimits {
         })
     }
 
+    /// Those in force on a node, and those that would be if resources in shadow were, too.
+    pub(crate) fn of_node(resources: &Resources, node: &Node) -> (Self, Self) {
+        let specs =
+            || resources.node_bandwidths.values().filter(|spec| selects(spec.node_selector.as_ref(), node));
+        (Self::strictest(specs().filter(|spec| spec.is_enforced())), Self::strictest(specs()))
+    }
+
     /// What a pod gets that asks for `asked`.
     #[must_use]
     pub fn grant(&self, asked: &AskedLimits) -> Limits {
@@ -140,6 +150,14 @@ impl NodeLimits {
             from_workload: asked.from_workload.or(self.defaults.from_workload),
         };
         strictest(wish, self.ceilings)
+    }
+}
+
+/// The directions in which `would_be` is another limit than `in_force`: resources in shadow only ever lower one.
+pub(crate) fn in_shadow(in_force: Limits, would_be: Limits) -> Limits {
+    Limits {
+        to_workload: would_be.to_workload.filter(|_| would_be.to_workload != in_force.to_workload),
+        from_workload: would_be.from_workload.filter(|_| would_be.from_workload != in_force.from_workload),
     }
 }
 
@@ -189,6 +207,31 @@ mod tests {
         assert!(error.to_string().starts_with("kubernetes.io/egress-bandwidth: `10MB`"), "{error}");
         let tiny = RuntimeBandwidth { ingress_rate: 7, egress_rate: 0 };
         assert!(asked_limits(&BTreeMap::new(), Some(tiny)).is_err());
+    }
+
+    #[test]
+    fn a_resource_in_shadow_changes_nothing_and_tells_what_it_would() {
+        let mut resources = Resources::default();
+        for (name, json) in [
+            ("base", r#"{"limits":{"ingress":"100M"}}"#),
+            ("try", r#"{"mode":"Shadow","defaults":{"egress":"20M"},"limits":{"ingress":"50M"}}"#),
+        ] {
+            resources.node_bandwidths.insert(name.to_owned(), serde_json::from_str(json).unwrap());
+        }
+        let (force, all) = NodeLimits::of_node(&resources, &Node::default());
+        let shadow = |asked: AskedLimits| in_shadow(force.grant(&asked), all.grant(&asked));
+        let nothing = AskedLimits::default();
+        assert_eq!(
+            force.grant(&nothing),
+            Limits { to_workload: Some(BitsPerSecond(100 * M)), from_workload: None }
+        );
+        let both = |to, from| Limits {
+            to_workload: Some(BitsPerSecond(to)),
+            from_workload: Some(BitsPerSecond(from)),
+        };
+        assert_eq!(shadow(nothing), both(50 * M, 20 * M));
+        // Who asks for less than the shadow anyway has none.
+        assert_eq!(shadow(both(10 * M, 30 * M).into()), Limits::default());
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod wishes;
 pub use bandwidth::{
     AskedLimits, BandwidthError, CLASS_ANNOTATION, Decision, Demand, EGRESS_ANNOTATION, FromRuntime,
     HISTORY_SECONDS, INGRESS_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth, Series,
-    Throttled, asked_limits, class_of, explain, node_tree, tree_throttles,
+    Throttled, asked_limits, class_of, explain, explain_shadow, node_tree, tree_throttles,
 };
 pub use drain::{Drain, Draining};
 pub use ipam::{Ipam, IpamError, Known, Lease, Remembered, Use};

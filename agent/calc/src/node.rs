@@ -12,7 +12,7 @@ use turnpike_model::pool::{IpBlockSpec, IpPoolSpec, PoolState};
 use turnpike_model::resource::{Kind, ResourceId, Resources};
 use turnpike_model::selector::{Labels, Selector};
 
-use crate::bandwidth::{AskedLimits, NodeLimits, class_of, node_tree, tree_issues};
+use crate::bandwidth::{AskedLimits, NodeLimits, class_of, in_shadow, node_tree, tree_issues};
 use crate::validate::Issue;
 
 /// Facts about the node itself.
@@ -67,7 +67,7 @@ pub fn node_state<'a>(
     node: &Node,
     pods: impl IntoIterator<Item = &'a LocalPod>,
 ) -> NodeState {
-    let limits = node_limits(resources, node);
+    let limits = NodeLimits::of_node(resources, node);
     let tree = node_tree(resources, node);
     let mut issues = tree_issues(resources, node);
     let mut endpoints: BTreeMap<EndpointId, Endpoint> = BTreeMap::new();
@@ -110,20 +110,17 @@ pub fn node_state<'a>(
     NodeState { desired, bgp, issues }
 }
 
-/// The ceilings and defaults that all matching resources set.
-fn node_limits(resources: &Resources, node: &Node) -> NodeLimits {
-    let specs = resources.node_bandwidths.values();
-    NodeLimits::strictest(specs.filter(|spec| selects(spec.node_selector.as_ref(), node)))
-}
-
 impl LocalPod {
-    fn endpoint(&self, limits: &NodeLimits, tree: Option<&NodeTree>) -> Endpoint {
+    /// With the node's limits, those in force and those that would be with resources in shadow.
+    fn endpoint(&self, (in_force, would_be): &(NodeLimits, NodeLimits), tree: Option<&NodeTree>) -> Endpoint {
+        let limits = in_force.grant(&self.asked);
         Endpoint {
             id: self.id.clone(),
             host_link: self.host_link.clone(),
             addresses: self.addresses.clone(),
             mtu: self.mtu,
-            limits: limits.grant(&self.asked),
+            limits,
+            shadow: in_shadow(limits, would_be.grant(&self.asked)),
             class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref())),
             host_ports: self.host_ports.clone(),
             toa_off: self.toa_off,
@@ -134,7 +131,7 @@ impl LocalPod {
     /// The pod as the data plane attaches it, with the limits of `resources` on `node`.
     #[must_use]
     pub fn endpoint_on(&self, resources: &Resources, node: &Node) -> Endpoint {
-        self.endpoint(&node_limits(resources, node), node_tree(resources, node).as_ref())
+        self.endpoint(&NodeLimits::of_node(resources, node), node_tree(resources, node).as_ref())
     }
 
     /// A class that the pod asks for and the tree does not have.

@@ -222,6 +222,11 @@ impl Findings {
                 self.add(Kind::NodeBandwidth, name, field, message, "lower the default, or raise the limit");
             }
         }
+        if !spec.is_enforced() && spec.tree.is_some() {
+            let message = "a tree cannot be in shadow: it has no limits to count by".to_owned();
+            let remedy = "give the tree a resource of its own, and hold it against history: turnpike bw plan";
+            self.add(Kind::NodeBandwidth, name, "spec.mode", message, remedy);
+        }
         for (field, message, remedy) in spec.tree.iter().flat_map(mistakes) {
             self.add(Kind::NodeBandwidth, name, &field, message, remedy);
         }

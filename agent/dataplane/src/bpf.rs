@@ -14,7 +14,7 @@ pub use seen::{HooksInForce, LbTraffic, ToaConnection, ToaOfPod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use turnpike_ebpf_loader::abi::{Addr, PodEntry, Veth};
+use turnpike_ebpf_loader::abi::{Addr, MarkState, PodEntry, ShadowConfig, Veth};
 use turnpike_ebpf_loader::{
     AttachMode, Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
 };
@@ -136,7 +136,7 @@ impl Bpf {
             session.problem(Severity::Failed, &endpoint.host_link, &error);
         }
         let mut hooks = vec![(Hook::FromPod, veth)];
-        if endpoint.limits.to_workload.is_some() {
+        if endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some() {
             hooks.push((Hook::Mark, veth));
         }
         if endpoint.limits.from_workload.is_some() {
@@ -185,6 +185,8 @@ impl Bpf {
         for link in links {
             results.push(programs.maps().veths.remove(link));
             results.push(programs.maps().clear_mark(*link));
+            results.push(programs.maps().clear_shadow(*link));
+            results.push(programs.maps().clear_shadow(ShadowConfig::from_pod_key(*link)));
             for hook in Hook::ALL {
                 results.push(programs.detach(hook, *link));
                 self.ours.remove(&(hook, *link));
@@ -222,6 +224,12 @@ impl Bpf {
         Some((state.marked, state.not_capable))
     }
 
+    /// What a shadow limit on a host veth has counted.
+    pub(crate) fn shadow(&self, veth: u32, from_pod: bool) -> Option<MarkState> {
+        let key = if from_pod { ShadowConfig::from_pod_key(veth) } else { veth };
+        self.programs.as_ref().ok()?.maps().shadow_stats(key).ok()?
+    }
+
     fn anti_spoof_problem(&self) -> Problem {
         let reason = self.programs.as_ref().err().map(String::as_str).unwrap_or_default();
         Problem {
@@ -254,6 +262,9 @@ impl Bpf {
         if desired.endpoints.values().any(|endpoint| endpoint.limits != Default::default()) {
             missing(Severity::Degraded, "limits hold, but drop at the queue instead of marking ECN");
         }
+        if desired.endpoints.values().any(|endpoint| !endpoint.shadow.is_none()) {
+            missing(Severity::Failed, "limits in shadow are not counted");
+        }
         problems
     }
 }
@@ -278,7 +289,7 @@ impl Session<'_> {
     /// Fills the maps, entries before the hooks that need them, and answers which hooks there should be.
     fn maps<'v>(&mut self, view: &View<'v>) -> Wanted<'v> {
         let (mut pods, mut veths) = (BTreeMap::<Addr, PodEntry>::new(), BTreeMap::<u32, Veth>::new());
-        let (mut marks, mut hooks) = (BTreeMap::new(), BTreeMap::new());
+        let (mut marks, mut shadows, mut hooks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for endpoint in view.desired.endpoints.values() {
             let Some(link) = view.links.get(&endpoint.host_link) else {
                 continue;
@@ -292,6 +303,10 @@ impl Session<'_> {
                 hooks.insert((Hook::Mark, index), name);
                 marks.insert(index, mark);
             }
+            if endpoint.shadow.to_workload.is_some() {
+                hooks.insert((Hook::Mark, link.index), link.name.as_str());
+            }
+            shadows.extend(entries::shadows(endpoint, link.index));
         }
         let bypasses = view.desired.lb_sources.values().any(|source| source.bypass);
         let uplinks = if bypasses { view.uplinks } else { &[] };
@@ -309,6 +324,7 @@ impl Session<'_> {
             maps.lb_stats.keep(&entries::groups(&sources)).map(|()| Changes::default()),
             maps.toa_pods.keep(&addresses).map(|()| Changes::default()),
             maps.lb_sources.reconcile(&sources),
+            maps.keep_shadows(&shadows).map(|()| Changes::default()),
             maps.mark_config.entries().map(|present| {
                 for stale in present.keys().filter(|index| !marks.contains_key(index)) {
                     if let Err(error) = maps.clear_mark(*stale) {
@@ -389,6 +405,9 @@ impl Session<'_> {
         }
         for (index, mark) in entries::marks(&endpoint.limits, veth.index, ifb.map(|ifb| ifb.index)) {
             maps.set_mark(index, &mark)?;
+        }
+        for (key, shadow) in entries::shadows(endpoint, veth.index) {
+            maps.set_shadow(key, &shadow)?;
         }
         Ok(())
     }

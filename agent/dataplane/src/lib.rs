@@ -34,8 +34,8 @@ pub use conntrack::{ConntrackByAddress, ConntrackUsage};
 pub use error::DataplaneError;
 pub use gateways::{Gateway, Reach};
 pub use plane::{
-    ClassUsage, Dataplane, HOST_CLASS, PodUsage, QueueUsage, TracePacket, TraceRoute, TraceTransport,
-    TraceVerdict, UplinkUsage, UsageSample,
+    ClassUsage, Dataplane, HOST_CLASS, PodUsage, QueueUsage, ShadowUsage, TracePacket, TraceRoute,
+    TraceTransport, TraceVerdict, UplinkUsage, UsageSample,
 };
 pub use report::{
     AttachReport, Finding, LimitsInForce, MtuDecision, MtuRule, NodeFacts, Problem, Severity, Uplink,

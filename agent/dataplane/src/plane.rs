@@ -9,7 +9,7 @@ mod tree;
 mod usage;
 
 pub use trace::{TracePacket, TraceRoute, TraceTransport, TraceVerdict};
-pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, UplinkUsage, UsageSample};
+pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, ShadowUsage, UplinkUsage, UsageSample};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

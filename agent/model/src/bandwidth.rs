@@ -18,6 +18,9 @@ pub struct NodeBandwidthSpec {
     /// Nodes that it is for; all, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<Selector>,
+    /// `Shadow` holds `defaults` and `limits` against the traffic, counts what they would have done, and changes nothing.
+    #[serde(default, skip_serializing_if = "Mode::is_enforce")]
+    pub mode: Mode,
     /// For pods that ask for nothing.
     #[serde(default)]
     pub defaults: DirectionRates,
@@ -27,6 +30,32 @@ pub struct NodeBandwidthSpec {
     /// How what leaves through the uplinks is shared between the host and classes of pods; not at all, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<TreeSpec>,
+}
+
+impl NodeBandwidthSpec {
+    /// True where its limits are in force.
+    #[must_use]
+    pub fn is_enforced(&self) -> bool {
+        self.mode.is_enforce()
+    }
+}
+
+/// Whether limits are in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// They hold.
+    #[default]
+    Enforce,
+    /// What they would have done is counted.
+    Shadow,
+}
+
+impl Mode {
+    /// True for the default.
+    #[must_use]
+    pub fn is_enforce(&self) -> bool {
+        *self == Self::Enforce
+    }
 }
 
 /// Shares of each uplink, for what leaves through it. What comes in cannot be queued here.

@@ -32,6 +32,14 @@ pub struct Limits {
     pub from_workload: Option<BitsPerSecond>,
 }
 
+impl Limits {
+    /// True where neither direction has one.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One pod's attachment to the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -45,6 +53,9 @@ pub struct Endpoint {
     pub mtu: u32,
     /// Bandwidth limits in force.
     pub limits: Limits,
+    /// Limits that are held against the traffic and change nothing, where they are stricter than those in force.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub shadow: Limits,
     /// Ports of the node that lead to the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ports: Vec<HostPort>,

@@ -68,7 +68,7 @@ pub struct PodEntry {
 }
 
 impl PodEntry {
-    /// The pod has a to-workload limit: packets go through the host veth's queue.
+    /// The pod has a to-workload limit, in force or in shadow: packets go through the host veth.
     pub const LIMITED: u32 = 1;
     /// Never bypass: all its traffic takes the stack.
     pub const NO_BYPASS: u32 = 1 << 1;
@@ -82,7 +82,7 @@ impl PodEntry {
 pub struct Veth {
     /// The pod's IPv4 address, or zero for none.
     pub ip4: [u8; 4],
-    /// [`Veth::LIMITED`], [`Veth::NO_BYPASS`].
+    /// [`Veth::LIMITED`], [`Veth::NO_BYPASS`], [`Veth::SHADOW`].
     pub flags: u32,
     /// The pod's IPv6 address, or zero for none.
     pub ip6: [u8; 16],
@@ -99,6 +99,8 @@ impl Veth {
     pub const LIMITED: u32 = 1;
     /// Never bypass: all its traffic takes the stack.
     pub const NO_BYPASS: u32 = 1 << 1;
+    /// What it sends passes a shadow limit.
+    pub const SHADOW: u32 = 1 << 2;
 }
 
 /// A link through which directors reach the node.

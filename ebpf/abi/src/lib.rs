@@ -23,7 +23,7 @@ pub use addr::{Addr, LpmKey};
 pub use bypass::{LbSource, PodEntry, PortKey, Uplink, Veth};
 pub use counter::Counter;
 pub use lb::{LbPath, LbStats, Tally};
-pub use mark::{MarkConfig, MarkState};
+pub use mark::{MarkConfig, MarkState, ShadowConfig};
 pub use plain::Plain;
 pub use toa::{ToaConfig, ToaEvent, ToaFormat, ToaOutcome, ToaSock, ToaTally};
 

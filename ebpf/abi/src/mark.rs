@@ -44,6 +44,25 @@ impl MarkConfig {
     }
 }
 
+/// A limit that is held against traffic without touching it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShadowConfig {
+    /// The law by which it would mark.
+    pub law: MarkConfig,
+    /// What the limit's bucket and its queue hold together, as time at its rate: beyond it would drop. Nanoseconds.
+    pub drop_ns: u64,
+}
+
+impl ShadowConfig {
+    /// The key of a host veth's limit on what the pod sends; of that on what it receives the key is the ifindex.
+    #[must_use]
+    pub const fn from_pod_key(ifindex: u32) -> u32 {
+        // The kernel's indices are positive numbers of 32 bits with a sign.
+        ifindex | 1 << 31
+    }
+}
+
 /// The kernel's lock: BTF finds it by this name, and user space never sees it taken.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,8 +99,8 @@ pub struct MarkState {
     pub max_delay_ns: u64,
     /// CoDel's 1/√episode, times 2³², less one.
     pub inv_sqrt_q32: u32,
-    /// Zero.
-    pub zero: u32,
+    /// Packets of which a shadow limit would have dropped something, modulo 2³²; a limit in force leaves it at 0.
+    pub dropped: u32,
 }
 
 #[cfg(test)]
@@ -96,7 +115,9 @@ mod tests {
         assert_eq!(offset_of!(MarkState, clock_ns), 8);
         assert_eq!(offset_of!(MarkState, max_delay_ns), 72);
         assert_eq!(offset_of!(MarkState, inv_sqrt_q32), 80);
+        assert_eq!(offset_of!(MarkState, dropped), 84);
         assert_eq!(offset_of!(MarkConfig, ceiling_ns), 24);
+        assert_eq!([offset_of!(ShadowConfig, law), offset_of!(ShadowConfig, drop_ns)], [0, 32]);
     }
 
     #[test]

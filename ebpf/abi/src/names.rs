@@ -37,6 +37,12 @@ pub const MAP_POD_FLOWS: &str = "TPK_POD_FLOWS";
 pub const MAP_MARK_CONF: &str = "TPK_MARK_CONF";
 /// Hash: ifindex → [`crate::MarkState`].
 pub const MAP_MARK_STATE: &str = "TPK_MARK_STATE";
+/// Array of one: `u32`, 1 while there is any shadow limit, so that packets of the others pay next to nothing.
+pub const MAP_SHADOW_ON: &str = "TPK_SHADOW_ON";
+/// Hash: ifindex or [`crate::ShadowConfig::from_pod_key`] → [`crate::ShadowConfig`].
+pub const MAP_SHADOW_CONF: &str = "TPK_SHADOW_CONF";
+/// Hash: the same key → [`crate::MarkState`].
+pub const MAP_SHADOW_STATE: &str = "TPK_SHADOW_STAT";
 /// Array of one: [`crate::ToaConfig`].
 pub const MAP_TOA_CONF: &str = "TPK_TOA_CONF";
 /// Socket storage: [`crate::ToaSock`].
@@ -51,7 +57,7 @@ pub const MAP_LB_STATS: &str = "TPK_LB_STATS";
 pub const MAP_COUNTERS: &str = "TPK_COUNTERS";
 
 /// Every map.
-pub const MAPS: [&str; 14] = [
+pub const MAPS: [&str; 17] = [
     MAP_LB_SOURCES,
     MAP_LB_PORTS,
     MAP_PODS,
@@ -60,6 +66,9 @@ pub const MAPS: [&str; 14] = [
     MAP_POD_FLOWS,
     MAP_MARK_CONF,
     MAP_MARK_STATE,
+    MAP_SHADOW_ON,
+    MAP_SHADOW_CONF,
+    MAP_SHADOW_STATE,
     MAP_TOA_CONF,
     MAP_TOA_SOCK,
     MAP_TOA_PODS,
@@ -74,7 +83,7 @@ pub const MAX_LB_SOURCES: u32 = 4096;
 pub const MAX_LB_PORTS: u32 = 4096;
 /// Capacity of [`MAP_PODS`]: two addresses each for 1024 pods, twice over for address changes.
 pub const MAX_PODS: u32 = 4096;
-/// Capacity of [`MAP_VETHS`], [`MAP_MARK_CONF`] and [`MAP_MARK_STATE`].
+/// Capacity of [`MAP_VETHS`], and of the maps of marks and shadow limits.
 pub const MAX_LINKS: u32 = 4096;
 /// Capacity of [`MAP_UPLINKS`].
 pub const MAX_UPLINKS: u32 = 64;

@@ -40,6 +40,7 @@ plain! {
     crate::bypass::FlowKey = 36,
     crate::mark::MarkConfig = 32,
     crate::mark::MarkState = 88,
+    crate::mark::ShadowConfig = 40,
     crate::toa::ToaConfig = 8,
     crate::toa::ToaSock = 64,
     crate::toa::ToaTally = 48,

@@ -6,8 +6,8 @@ use std::path::Path;
 use aya::maps::{MapData, PerCpuArray};
 use turnpike_ebpf_abi::bypass::FlowKey;
 use turnpike_ebpf_abi::{
-    Addr, Counter, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey, ToaConfig, ToaEvent,
-    ToaTally, Uplink, Veth, names,
+    Addr, Counter, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey, ShadowConfig,
+    ToaConfig, ToaEvent, ToaTally, Uplink, Veth, names,
 };
 
 use crate::error::Error;
@@ -37,6 +37,10 @@ pub struct Maps {
     pub mark_config: Table<u32, MarkConfig>,
     /// Virtual queues by ifindex; only the programs change entries.
     pub mark_state: Table<u32, MarkState>,
+    /// Shadow limits by ifindex or [`ShadowConfig::from_pod_key`]; use [`Maps::set_shadow`].
+    pub shadow_config: Table<u32, ShadowConfig>,
+    shadow_state: Table<u32, MarkState>,
+    shadow_on: Table<u32, u32>,
     /// Packets and bytes of load balancers by [`LbSource::group`], direction and reason.
     pub lb_stats: Tallies<u32, LbStats>,
     /// What TOA did, by the pod's address.
@@ -71,6 +75,9 @@ impl Maps {
             toa_config: Table::open(&folder.join(names::MAP_TOA_CONF))?,
             mark_config: Table::open(&folder.join(names::MAP_MARK_CONF))?,
             mark_state: Table::open(&folder.join(names::MAP_MARK_STATE))?,
+            shadow_config: Table::open(&folder.join(names::MAP_SHADOW_CONF))?,
+            shadow_state: Table::open(&folder.join(names::MAP_SHADOW_STATE))?,
+            shadow_on: Table::open(&folder.join(names::MAP_SHADOW_ON))?,
             lb_stats: Tallies::open(&folder.join(names::MAP_LB_STATS))?,
             toa_pods: Tallies::open(&folder.join(names::MAP_TOA_PODS))?,
             toa_events: Table::open(&folder.join(names::MAP_TOA_EVENTS))?,
@@ -106,6 +113,48 @@ impl Maps {
     /// When the map cannot be read.
     pub fn mark_stats(&self, ifindex: u32) -> Result<Option<MarkState>, Error> {
         self.mark_state.get(&ifindex)
+    }
+
+    /// Holds a limit against the traffic of a link and direction (or changes it, keeping the counters).
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn set_shadow(&self, key: u32, config: &ShadowConfig) -> Result<(), Error> {
+        self.shadow_state.insert_new(&key, &MarkState::default())?;
+        if self.shadow_config.get(&key)? != Some(*config) {
+            self.shadow_config.insert(&key, config)?;
+        }
+        self.shadow_on.insert(&0, &1)
+    }
+
+    /// Takes a shadow limit and its counters away; false when there was none.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn clear_shadow(&self, key: u32) -> Result<bool, Error> {
+        let had = self.shadow_config.remove(&key)?;
+        self.shadow_state.remove(&key)?;
+        Ok(had)
+    }
+
+    /// Brings all shadow limits to these.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn keep_shadows(&self, wanted: &BTreeMap<u32, ShadowConfig>) -> Result<(), Error> {
+        for stale in self.shadow_config.entries()?.keys().filter(|key| !wanted.contains_key(key)) {
+            self.clear_shadow(*stale)?;
+        }
+        wanted.iter().try_for_each(|(key, config)| self.set_shadow(*key, config))?;
+        self.shadow_on.insert(&0, &u32::from(!wanted.is_empty()))
+    }
+
+    /// What a shadow limit has counted.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn shadow_stats(&self, key: u32) -> Result<Option<MarkState>, Error> {
+        self.shadow_state.get(&key)
     }
 
     /// The TOA settings.

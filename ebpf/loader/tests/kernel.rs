@@ -9,7 +9,6 @@ mod frames;
 #[cfg(test)]
 #[path = "kernel/from_pod.rs"]
 mod from_pod;
-#[cfg(test)]
 #[path = "kernel/marking.rs"]
 mod marking;
 #[cfg(test)]
@@ -27,6 +26,9 @@ mod sandbox;
 #[cfg(test)]
 #[path = "kernel/server.rs"]
 mod server;
+#[cfg(test)]
+#[path = "kernel/shadow.rs"]
+mod shadow;
 #[cfg(test)]
 #[path = "kernel/space.rs"]
 mod space;

@@ -13,6 +13,7 @@ mod class;
 mod count;
 mod mark;
 mod packet;
+mod shadow;
 mod spoof;
 mod toa;
 
@@ -54,6 +55,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
         spoof::Checked::Ip(veth) => veth,
     };
     class::note(&ctx, veth);
+    shadow::from_pod(&ctx, veth);
     match bypass::from_pod(&ctx, veth) {
         bypass::Outcome::NotOurs => PASS,
         bypass::Outcome::Stack(counter, reason) => {
@@ -69,9 +71,10 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     }
 }
 
-/// tc egress on a limited link: the virtual queue. Never drops.
+/// tc egress on a limited link: the virtual queue, and that of a limit in shadow. Never drops.
 #[classifier]
 pub fn mark(ctx: TcContext) -> i32 {
+    shadow::to_pod(&ctx);
     match mark::mark(&ctx) {
         mark::Outcome::Unlimited
         | mark::Outcome::Below

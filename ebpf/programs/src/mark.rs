@@ -77,7 +77,7 @@ pub fn mark(ctx: &TcContext) -> Outcome {
 
 /// Whether the packet says that its ends understand ECN (RFC 3168 §5).
 #[inline(always)]
-fn capable(ctx: &TcContext) -> bool {
+pub fn capable(ctx: &TcContext) -> bool {
     // SAFETY: the kernel's context is valid for the whole program.
     let protocol = unsafe { (*skb(ctx)).protocol };
     let packet = Packet::new(ctx, ETH_LEN + IP4_LEN);
@@ -119,7 +119,7 @@ fn advance(state: &mut MarkState, config: &MarkConfig, now: u64, bytes: u64, cap
 
 /// CoDel's law (RFC 8289 §5), with the ceiling on top.
 #[inline(always)]
-fn due(state: &mut MarkState, config: &MarkConfig, now: u64, delay: u64) -> bool {
+pub fn due(state: &mut MarkState, config: &MarkConfig, now: u64, delay: u64) -> bool {
     if delay < config.target_ns {
         state.above_until_ns = 0;
         return false;

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod apply;
+mod shadow;
 mod show;
 mod tree;
 

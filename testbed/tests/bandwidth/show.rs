@@ -9,7 +9,7 @@ use turnpike_testbed::turnpike_node::TurnpikeConfig;
 
 use crate::{DEADLINE, Scene, pod};
 
-fn metrics() -> Result<String> {
+pub(crate) fn metrics() -> Result<String> {
     let mut stream = TcpStream::connect("127.0.0.1:9471")?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;

@@ -50,21 +50,41 @@ pub struct Decision {
 /// Decisions about what a pod receives and what it sends; they agree with [`super::NodeLimits::grant`].
 #[must_use]
 pub fn explain(resources: &Resources, node: &Node, asked: &AskedLimits) -> [Decision; 2] {
+    both(resources, node, asked, NodeBandwidthSpec::is_enforced)
+}
+
+/// Decisions that would differ if resources in shadow were in force, too.
+#[must_use]
+pub fn explain_shadow(resources: &Resources, node: &Node, asked: &AskedLimits) -> [Option<Decision>; 2] {
+    let [to, from] = explain(resources, node, asked);
+    let [shadow_to, shadow_from] = both(resources, node, asked, |_| true);
+    [(to, shadow_to), (from, shadow_from)]
+        .map(|(now, shadow)| if now.limit == shadow.limit { None } else { Some(shadow) })
+}
+
+/// Which resources have a say.
+type Counts = fn(&NodeBandwidthSpec) -> bool;
+
+/// One direction of a pair of rates.
+trait Direction: Fn(&DirectionRates) -> Option<BitsPerSecond> {}
+impl<F: Fn(&DirectionRates) -> Option<BitsPerSecond>> Direction for F {}
+
+fn both(resources: &Resources, node: &Node, asked: &AskedLimits, counts: Counts) -> [Decision; 2] {
     let to = (asked.to_workload, asked.from_runtime.to_workload, INGRESS_ANNOTATION);
     let from = (asked.from_workload, asked.from_runtime.from_workload, EGRESS_ANNOTATION);
     let ingress = |rates: &DirectionRates| rates.ingress.map(turnpike_model::rate::Rate::bits);
     let egress = |rates: &DirectionRates| rates.egress.map(turnpike_model::rate::Rate::bits);
-    [decide(resources, node, to, ingress), decide(resources, node, from, egress)]
+    [decide(resources, node, to, (counts, &ingress)), decide(resources, node, from, (counts, &egress))]
 }
 
 fn decide(
     resources: &Resources,
     node: &Node,
     (asked, by_runtime, annotation): (Option<BitsPerSecond>, bool, &'static str),
-    rate: impl Fn(&DirectionRates) -> Option<BitsPerSecond>,
+    (counts, rate): (Counts, &dyn Direction),
 ) -> Decision {
-    let specs =
-        || resources.node_bandwidths.iter().filter(|(_, spec)| selects(spec.node_selector.as_ref(), node));
+    let selected = |spec: &NodeBandwidthSpec| counts(spec) && selects(spec.node_selector.as_ref(), node);
+    let specs = || resources.node_bandwidths.iter().filter(|(_, spec)| selected(spec));
     let lowest = |part: fn(&NodeBandwidthSpec) -> &DirectionRates| {
         specs().filter_map(|(name, spec)| Some((rate(part(spec))?, name.clone()))).min()
     };
@@ -114,6 +134,22 @@ mod tests {
             from_runtime: FromRuntime { to_workload: runtime, from_workload: false },
             class: None,
         }
+    }
+
+    #[test]
+    fn a_shadow_is_explained_where_it_would_change_something() {
+        let all = resources(&[
+            ("base", r#"{"limits":{"ingress":"100M"}}"#),
+            ("try", r#"{"mode":"Shadow","limits":{"ingress":"50M"}}"#),
+        ]);
+        let node = Node::default();
+        let [to, _] = explain(&all, &node, &asks(None, false));
+        assert_eq!((to.limit, to.candidates.len()), (Some(BitsPerSecond(100 * M)), 1));
+        let [to, from] = explain_shadow(&all, &node, &asks(None, false));
+        let to = to.unwrap();
+        assert_eq!((to.limit, to.source), (Some(BitsPerSecond(50 * M)), LimitSource::Ceiling("try".into())));
+        assert_eq!(from, None);
+        assert_eq!(explain_shadow(&all, &node, &asks(Some(20 * M), false)), [None, None]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use turnpike_agent_api::{Attachment, BwDirection, BwSource, BwUplink, PodInfo, Rates};
+use turnpike_agent_api::{Attachment, BwDirection, BwShadow, BwSource, BwUplink, PodInfo, Rates};
 
 use super::*;
 
@@ -28,6 +28,14 @@ pub(super) fn report() -> BwReport {
         not_capable: 2,
         drops: 3,
         queue_us: 1_250,
+        shadow: Some(BwShadow {
+            limit: 20_000_000,
+            decided_by: "NodeBandwidth/try spec.limits".into(),
+            packets: 1000,
+            marked: 40,
+            not_capable: 5,
+            drops: 6,
+        }),
     };
     BwReport {
         node: "n1".into(),
@@ -72,6 +80,8 @@ to the pod (ingress)
   share       95.6% of the limit
   packets     17 marked (CE), 2 due but without ECN, 3 dropped
   queue       1.25ms
+  shadow      20Mbit/s = 2.50MB/s, by NodeBandwidth/try spec.limits, not in force
+    would     of 1000 packets: 40 marked (CE), 5 due but without ECN, 6 dropped
 
 from the pod (egress)
   limit       none
@@ -86,8 +96,13 @@ fn top_lists_the_busiest_first() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "node n1: 2 pods, counters read 420 ms ago, history 1m05s");
     assert_eq!(lines[1], "uplink eth0: speed 1G  out 1.00M / 999  in - / -  free 999M");
-    assert!(lines[4].starts_with("  shop/web  100M"), "{text}");
-    assert!(lines[5].starts_with("  shop/db   -"), "{text}");
+    assert_eq!(
+        lines[2],
+        "shadow shop/web, to the pod: 20M by NodeBandwidth/try spec.limits would have 40 marked (CE), 5 due but \
+         without ECN, 6 dropped"
+    );
+    assert!(lines[5].starts_with("  shop/web  100M"), "{text}");
+    assert!(lines[6].starts_with("  shop/db   -"), "{text}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Reports for people.
 
 use turnpike_agent_api::{
-    BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReport, BwTrial, BwUplink, Rates,
+    BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReport, BwShadow, BwTrial, BwUplink, Rates,
 };
 
 use crate::table::{duration, rate, table};
@@ -13,6 +13,9 @@ pub(super) const HEADINGS: [&str; COLUMNS] = [
     "POD", "LIMIT>", "1s>", "10s>", "SHARE>", "MARKS>", "DROPS>", "QUEUE>", "LIMIT<", "1s<", "10s<",
     "SHARE<", "MARKS<", "DROPS<", "QUEUE<",
 ];
+
+/// Limits in shadow that `top` has room for.
+const SHADOWS: usize = 5;
 
 /// `namespace/name`, or what else is known.
 pub(super) fn name(pod: &BwPod) -> String {
@@ -68,6 +71,44 @@ fn lines(direction: &BwDirection) -> Vec<(&'static str, String)> {
         );
         lines.push(("packets", packets));
         lines.push(("queue", queue(direction)));
+    }
+    if let Some(shadow) = &direction.shadow {
+        let (limit, by) = (shadow.limit, &shadow.decided_by);
+        lines.push((
+            "shadow",
+            format!("{}bit/s = {}, by {by}, not in force", rate(Some(limit)), bytes_each_second(limit)),
+        ));
+        lines.push(("  would", format!("of {} packets: {}", shadow.packets, would(shadow))));
+    }
+    lines
+}
+
+fn would(shadow: &BwShadow) -> String {
+    format!(
+        "{} marked (CE), {} due but without ECN, {} dropped",
+        shadow.marked, shadow.not_capable, shadow.drops
+    )
+}
+
+/// Limits in shadow, the hardest first.
+fn shadows(report: &BwReport) -> Vec<String> {
+    let both = |pod: &BwPod| {
+        let who = name(pod);
+        [("to", &pod.to_workload), ("from", &pod.from_workload)]
+            .into_iter()
+            .filter_map(|(way, direction)| Some((who.clone(), way, direction.shadow.clone()?)))
+            .collect::<Vec<_>>()
+    };
+    let mut all: Vec<(String, &str, BwShadow)> = report.pods.iter().flat_map(both).collect();
+    all.sort_by_key(|(_, _, shadow)| std::cmp::Reverse((shadow.drops, shadow.marked + shadow.not_capable)));
+    let rest = all.len().saturating_sub(SHADOWS);
+    let line = |(who, way, shadow): &(String, &str, BwShadow)| {
+        let (limit, would, by) = (rate(Some(shadow.limit)), would(shadow), &shadow.decided_by);
+        format!("shadow {who}, {way} the pod: {limit} by {by} would have {would}")
+    };
+    let mut lines: Vec<String> = all.iter().take(SHADOWS).map(line).collect();
+    if rest > 0 {
+        lines.push(format!("shadow: {rest} more, see `turnpike bw show POD`"));
     }
     lines
 }
@@ -143,6 +184,7 @@ pub(super) fn head(report: &BwReport) -> Vec<String> {
         lines.push(uplink(each));
         lines.extend(each.classes.iter().map(class));
     }
+    lines.extend(shadows(report));
     lines
 }
 

@@ -22,7 +22,7 @@ type Row<'a> = (Labels, &'a BwDirection);
 /// What a column reads from a direction.
 type Column = fn(&BwDirection) -> Option<u64>;
 
-const COUNTERS: [(&str, &str, Column); 4] = [
+const COUNTERS: [(&str, &str, Column); 7] = [
     ("turnpike_pod_bandwidth_bytes", "Bytes of pods by direction", |d| Some(d.bytes)),
     ("turnpike_pod_bandwidth_marked_packets", "Packets given a CE mark by a pod's limit", |d| {
         d.limit.map(|_| d.marked)
@@ -35,14 +35,34 @@ const COUNTERS: [(&str, &str, Column); 4] = [
     ("turnpike_pod_bandwidth_dropped_packets", "Packets dropped by a pod's limit", |d| {
         d.limit.map(|_| d.drops)
     }),
+    (
+        "turnpike_pod_bandwidth_shadow_marked_packets",
+        "Packets that a limit in shadow would have marked",
+        |d| d.shadow.as_ref().map(|shadow| shadow.marked),
+    ),
+    (
+        "turnpike_pod_bandwidth_shadow_unmarkable_packets",
+        "Packets that a limit in shadow would have marked if they could carry it",
+        |d| d.shadow.as_ref().map(|shadow| shadow.not_capable),
+    ),
+    (
+        "turnpike_pod_bandwidth_shadow_dropped_packets",
+        "Packets that a limit in shadow would have dropped",
+        |d| d.shadow.as_ref().map(|shadow| shadow.drops),
+    ),
 ];
 
-const GAUGES: [(&str, &str, Column); 3] = [
+const GAUGES: [(&str, &str, Column); 4] = [
     ("turnpike_pod_bandwidth_limit_bits_per_second", "Limits in force", |d| d.limit),
     ("turnpike_pod_bandwidth_bits_per_second", "Rate of pods in the last second", |d| d.rates.last_1s),
     ("turnpike_pod_bandwidth_queue_microseconds", "Time that a pod's queue will take to drain", |d| {
         d.limit.map(|_| d.queue_us)
     }),
+    (
+        "turnpike_pod_bandwidth_shadow_limit_bits_per_second",
+        "Limits that are counted and not in force",
+        |d| d.shadow.as_ref().map(|shadow| shadow.limit),
+    ),
 ];
 
 type UplinkColumn = fn(&BwUplink) -> Option<u64>;

@@ -7,7 +7,7 @@ use turnpike_calc::{
     Demand, HISTORY_SECONDS, LocalPod, Node, Series, Throttled, class_of, explain, node_tree, tree_throttles,
     validate,
 };
-use turnpike_model::bandwidth::NodeBandwidthSpec;
+use turnpike_model::bandwidth::{Mode, NodeBandwidthSpec};
 use turnpike_model::desired::NodeTree;
 use turnpike_model::resource::{Resource, Resources};
 
@@ -47,7 +47,10 @@ pub(super) fn with_resource(
 
 /// Who would have been held back.
 pub(super) fn plan(agent: &Agent, file: &str, text: &str) -> Result<BwPlan, ErrorReply> {
-    let (name, spec) = parse(file, text)?;
+    let (name, mut spec) = parse(file, text)?;
+    let in_shadow = !spec.is_enforced();
+    // What it would do if it were in force is what somebody wants to know.
+    spec.mode = Mode::Enforce;
     let (before, after) = with_resource(agent, &name, &spec)?;
     let (pods, node) = {
         let books = agent.books();
@@ -59,6 +62,9 @@ pub(super) fn plan(agent: &Agent, file: &str, text: &str) -> Result<BwPlan, Erro
         history_s: seconds(seen.meter.depth()),
         ..BwPlan::default()
     };
+    if in_shadow {
+        plan.notes.push("it is in shadow, and would change nothing: this is for mode Enforce".to_owned());
+    }
     if spec.node_selector.as_ref().is_some_and(|selector| !selector.matches(&node.labels)) {
         plan.notes.push(format!("it does not select node {}: nothing would change here", node.name));
     }

@@ -1,7 +1,7 @@
 //! The report behind `turnpike bw show` and `turnpike bw top`.
 
-use turnpike_agent_api::{BwClass, BwDirection, BwPod, BwReport, BwSource, BwUplink, Rates};
-use turnpike_calc::{Decision, Meter, Series, class_of, explain, node_tree};
+use turnpike_agent_api::{BwClass, BwDirection, BwPod, BwReport, BwShadow, BwSource, BwUplink, Rates};
+use turnpike_calc::{Decision, Meter, Series, class_of, explain, explain_shadow, node_tree};
 use turnpike_dataplane::{HOST_CLASS, PodUsage, QueueUsage, UplinkUsage};
 use turnpike_model::desired::NodeTree;
 
@@ -9,15 +9,21 @@ use crate::agent::Agent;
 use crate::books::PodEntry;
 use crate::clock;
 
+/// The limit in force, and the one that would be if resources in shadow were.
+type Decided = (Decision, Option<Decision>);
+
 /// Everything about bandwidth on this node.
 pub(crate) fn report(agent: &Agent) -> BwReport {
     let trial = super::trial::pending(agent);
     let books = agent.books();
-    let decisions: Vec<(PodEntry, [Decision; 2])> = books
-        .pods()
-        .values()
-        .map(|entry| (entry.clone(), explain(books.resources(), books.node(), &entry.record.asked)))
-        .collect();
+    let (resources, at) = (books.resources(), books.node());
+    let decide = |entry: &PodEntry| {
+        let asked = &entry.record.asked;
+        let [to, from] = explain(resources, at, asked);
+        let [shadow_to, shadow_from] = explain_shadow(resources, at, asked);
+        (entry.clone(), [(to, shadow_to), (from, shadow_from)])
+    };
+    let decisions: Vec<(PodEntry, [Decided; 2])> = books.pods().values().map(decide).collect();
     let node = books.node().name.clone();
     let tree = node_tree(books.resources(), books.node());
     drop(books);
@@ -103,7 +109,7 @@ fn name(pod: &BwPod) -> (Option<&str>, Option<&str>, &str) {
     (pod.pod.namespace.as_deref(), pod.pod.name.as_deref(), &pod.attachment.container_id)
 }
 
-fn pod(entry: &PodEntry, [to, from]: [Decision; 2], usage: PodUsage, meter: &Meter) -> BwPod {
+fn pod(entry: &PodEntry, [to, from]: [Decided; 2], usage: PodUsage, meter: &Meter) -> BwPod {
     let record = &entry.record;
     let link = record.host_link.clone();
     BwPod {
@@ -117,7 +123,7 @@ fn pod(entry: &PodEntry, [to, from]: [Decision; 2], usage: PodUsage, meter: &Met
     }
 }
 
-fn direction(decision: Decision, usage: QueueUsage, rates: Rates) -> BwDirection {
+fn direction((decision, shadow): Decided, usage: QueueUsage, rates: Rates) -> BwDirection {
     let limit = decision.limit.map(|limit| limit.0);
     let sources = decision.candidates.into_iter();
     BwDirection {
@@ -133,7 +139,20 @@ fn direction(decision: Decision, usage: QueueUsage, rates: Rates) -> BwDirection
         not_capable: usage.not_capable,
         drops: usage.drops,
         queue_us: limit.map_or(0, |limit| over(usage.backlog, 8_000_000, limit)),
+        shadow: shadow.and_then(|decision| shadow_of(&decision, usage)),
     }
+}
+
+fn shadow_of(decision: &Decision, usage: QueueUsage) -> Option<BwShadow> {
+    let counted = usage.shadow.unwrap_or_default();
+    Some(BwShadow {
+        limit: decision.limit?.0,
+        decided_by: decision.source.to_string(),
+        packets: counted.packets,
+        marked: counted.marked,
+        not_capable: counted.not_capable,
+        drops: counted.dropped,
+    })
 }
 
 fn rates(meter: &Meter, series: &Series) -> Rates {

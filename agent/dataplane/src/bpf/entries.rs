@@ -4,17 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use turnpike_ebpf_loader::abi::{
-    Addr, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ToaConfig, ToaFormat, Uplink, Veth,
+    Addr, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ShadowConfig, ToaConfig, ToaFormat, Uplink, Veth,
 };
 use turnpike_model::desired::{self, DesiredState, Endpoint, Limits};
 
 use crate::endpoint::{self, HOST_MAC};
 use crate::links::Link;
 use crate::nft;
+use crate::tc::shape::Shape;
 
 /// How to reach a pod: one entry for each of its addresses.
 pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry> {
-    let limited = if endpoint.limits.to_workload.is_some() { PodEntry::LIMITED } else { 0 };
+    // A shadow limit, too, must see what comes past netfilter.
+    let seen = endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some();
+    let limited = if seen { PodEntry::LIMITED } else { 0 };
     let flags = if endpoint.toa_off { limited | PodEntry::NO_TOA } else { limited };
     let entry = PodEntry {
         ifindex: link.index,
@@ -31,7 +34,10 @@ pub(crate) fn veth(endpoint: &Endpoint) -> Veth {
     let mac = endpoint::mac_of(endpoint);
     let mut veth = Veth { pod_mac: mac, class: endpoint.class.unwrap_or(0), ..Veth::default() };
     if endpoint.limits.from_workload.is_some() {
-        veth.flags = Veth::LIMITED;
+        veth.flags |= Veth::LIMITED;
+    }
+    if endpoint.shadow.from_workload.is_some() {
+        veth.flags |= Veth::SHADOW;
     }
     for address in &endpoint.addresses {
         match address {
@@ -50,6 +56,19 @@ pub(crate) fn marks(limits: &Limits, veth: u32, ifb: Option<u32>) -> BTreeMap<u3
     [(limits.to_workload, Some(veth)), (limits.from_workload, ifb)]
         .into_iter()
         .filter_map(|(limit, link)| Some((link?, MarkConfig::for_rate(limit?.0)?)))
+        .collect()
+}
+
+/// Shadow limits of a pod by key; a rate that makes no sense has none.
+pub(crate) fn shadows(endpoint: &Endpoint, veth: u32) -> BTreeMap<u32, ShadowConfig> {
+    let Limits { to_workload, from_workload } = endpoint.shadow;
+    [(to_workload, veth), (from_workload, ShadowConfig::from_pod_key(veth))]
+        .into_iter()
+        .filter_map(|(limit, key)| {
+            let limit = limit?;
+            let shape = Shape::new(limit, endpoint.mtu).ok()?;
+            Some((key, ShadowConfig { law: MarkConfig::for_rate(limit.0)?, drop_ns: shape.hold_ns() }))
+        })
         .collect()
 }
 

@@ -234,6 +234,7 @@ mod tests {
             limits: Limits::default(),
             class: None,
             toa_off: false,
+            shadow: Limits::default(),
             mac: None,
             host_ports: ports
                 .iter()

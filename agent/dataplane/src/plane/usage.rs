@@ -34,6 +34,21 @@ pub struct QueueUsage {
     pub marked: u64,
     /// Packets that were due for a mark and cannot carry one.
     pub not_capable: u64,
+    /// What the limit in shadow would have done, where there is one.
+    pub shadow: Option<ShadowUsage>,
+}
+
+/// What a limit that changes nothing would have done since it was set. A GSO packet is one packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShadowUsage {
+    /// Packets seen.
+    pub packets: u64,
+    /// Packets that would have got a CE mark.
+    pub marked: u64,
+    /// Packets that would have been due for one and cannot carry it.
+    pub not_capable: u64,
+    /// Packets of which something would have been dropped, modulo 2³².
+    pub dropped: u64,
 }
 
 /// A pod's two directions.
@@ -156,9 +171,26 @@ impl Dataplane {
             .limits
             .from_workload
             .and_then(|_| self.indices.get(&endpoint::ifb_name(&endpoint.host_link)).copied());
+        let shadow = |limit: Option<BitsPerSecond>, from_pod| limit.and(self.shadow_usage(veth, from_pod));
         Some(PodUsage {
-            to_workload: queue(endpoint.limits.to_workload, Some(veth), bytes.sent),
-            from_workload: queue(endpoint.limits.from_workload, ifb, bytes.received),
+            to_workload: QueueUsage {
+                shadow: shadow(endpoint.shadow.to_workload, false),
+                ..queue(endpoint.limits.to_workload, Some(veth), bytes.sent)
+            },
+            from_workload: QueueUsage {
+                shadow: shadow(endpoint.shadow.from_workload, true),
+                ..queue(endpoint.limits.from_workload, ifb, bytes.received)
+            },
+        })
+    }
+
+    fn shadow_usage(&self, veth: u32, from_pod: bool) -> Option<ShadowUsage> {
+        let state = self.bpf.shadow(veth, from_pod)?;
+        Some(ShadowUsage {
+            packets: state.packets,
+            marked: state.marked,
+            not_capable: state.not_capable,
+            dropped: u64::from(state.dropped),
         })
     }
 
@@ -171,6 +203,7 @@ impl Dataplane {
             backlog: stats.backlog,
             marked: marks.0,
             not_capable: marks.1,
+            shadow: None,
         }
     }
 }

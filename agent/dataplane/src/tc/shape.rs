@@ -67,6 +67,13 @@ impl Shape {
             peak,
         })
     }
+
+    /// What bucket and queue hold together, as nanoseconds at the rate: a sender that is further ahead loses packets.
+    pub(crate) fn hold_ns(&self) -> u64 {
+        let queue = u128::from(self.queue_bytes) * NS_PER_SECOND / u128::from(self.rate.max(1));
+        let bucket = u128::from(self.buffer_ticks) * TICK_NS;
+        u64::try_from(queue + bucket).unwrap_or(u64::MAX)
+    }
 }
 
 /// Time for so many bytes, rounded up to ticks.
@@ -121,6 +128,11 @@ mod tests {
         let bytes = u64::from(peak.mtu_ticks) * 64 * u64::from(peak.rate) / 1_000_000_000;
         assert!((2 * 1514..3 * 1514).contains(&bytes), "{bytes}");
         assert_eq!(shape(1_000_000_000).peak, None);
+    }
+
+    #[test]
+    fn bucket_and_queue_hold_their_times_together() {
+        assert_eq!(shape(100_000_000).hold_ns(), 35_000_000);
     }
 
     #[test]

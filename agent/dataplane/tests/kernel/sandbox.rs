@@ -170,6 +170,7 @@ pub(crate) fn endpoint(n: u8) -> Endpoint {
         class: None,
         host_ports: Vec::new(),
         toa_off: false,
+        shadow: Limits::default(),
         mac: None,
     }
 }

@@ -113,7 +113,10 @@ pub(super) fn print_targets(rows: &[Row]) {
     let aimed = || rows.iter().filter_map(|row| Some((row, row.target?, *row.values.first()?)));
     let missed: Vec<_> =
         aimed().filter(|(_, target, ours)| !ours.is_some_and(|ours| target.is_met(ours))).collect();
-    println!("\n{} of {} targets met; missed:", aimed().count() - missed.len(), aimed().count());
+    println!("\n{} of {} targets met", aimed().count() - missed.len(), aimed().count());
+    if !missed.is_empty() {
+        println!("Missed:");
+    }
     for (row, target, ours) in missed {
         println!("- {}: {} is {}, target {target}", row.case, row.metric, cell(row.metric, ours));
     }
