@@ -35,7 +35,9 @@ struct Row {
 }
 
 use Cell::{PeerCannot, Works};
-use Kind::{Bird, Frr, GoBgp, OpenBgpd};
+use Kind::{Bird, ExaBgp, Frr, GoBgp, OpenBgpd};
+
+const REFLECTS_NOT: &str = "keeps no table: it has nothing to reflect";
 
 const TABLE: &[Row] = &[
     Row {
@@ -59,6 +61,7 @@ const TABLE: &[Row] = &[
         quick: Frr,
         cell: |kind| match kind {
             OpenBgpd => PeerCannot("does not offer the capability in 7.7"),
+            ExaBgp => PeerCannot("4.2 sends such next hops without having offered the capability"),
             Bird | Frr | GoBgp => Works(proofs::routes::next_hop_v6),
         },
     },
@@ -67,7 +70,10 @@ const TABLE: &[Row] = &[
         title: "Several paths (RFC 7911)",
         how: "each side in turn reflects two paths of one prefix to the other, which holds both; one is withdrawn and the other stays",
         quick: Bird,
-        cell: |_| Works(proofs::several::both_ways),
+        cell: |kind| match kind {
+            ExaBgp => PeerCannot(REFLECTS_NOT),
+            _ => Works(proofs::several::both_ways),
+        },
     },
     Row {
         test: "four_octet_as",
@@ -83,6 +89,7 @@ const TABLE: &[Row] = &[
         quick: Bird,
         cell: |kind| match kind {
             OpenBgpd => PeerCannot("what it announces as graceful restart stands for End-of-RIB alone"),
+            ExaBgp => PeerCannot("keeps no table: it has nothing to keep over our restart"),
             Bird | Frr | GoBgp => Works(proofs::restart::graceful),
         },
     },
@@ -93,6 +100,7 @@ const TABLE: &[Row] = &[
         quick: Bird,
         cell: |kind| match kind {
             OpenBgpd => PeerCannot("does not offer the capability in 7.7"),
+            ExaBgp => PeerCannot("does not offer the capability in 4.2"),
             Bird | Frr | GoBgp => Works(proofs::restart::long_lived),
         },
     },
@@ -106,6 +114,7 @@ const TABLE: &[Row] = &[
             OpenBgpd => PeerCannot(
                 "asks for routes again, but 7.7 answers no request: it says that the family is not negotiated, which it is",
             ),
+            ExaBgp => PeerCannot("asks for routes again, but 4.2 closes the session when it is asked"),
             Bird | Frr => Works(proofs::routes::refresh),
         },
     },
@@ -128,7 +137,10 @@ const TABLE: &[Row] = &[
         title: "Prefix limit (RFC 4486)",
         how: "a limit on each side in turn: the other is told why the session ends",
         quick: Bird,
-        cell: |_| Works(proofs::sessions::max_prefix),
+        cell: |kind| match kind {
+            ExaBgp => PeerCannot("has no prefix limit"),
+            _ => Works(proofs::sessions::max_prefix),
+        },
     },
     Row {
         test: "large_communities",
@@ -142,7 +154,10 @@ const TABLE: &[Row] = &[
         title: "Route reflection (RFC 4456)",
         how: "each side in turn reflects between the other and a third: ORIGINATOR_ID and CLUSTER_LIST",
         quick: Bird,
-        cell: |_| Works(proofs::reflect::both_ways),
+        cell: |kind| match kind {
+            ExaBgp => PeerCannot(REFLECTS_NOT),
+            _ => Works(proofs::reflect::both_ways),
+        },
     },
     Row {
         test: "roles",
@@ -151,6 +166,7 @@ const TABLE: &[Row] = &[
         quick: Frr,
         cell: |kind| match kind {
             GoBgp => PeerCannot("has no roles in 3.10"),
+            ExaBgp => PeerCannot("has no roles in 4.2"),
             Bird | Frr | OpenBgpd => Works(proofs::ases::roles),
         },
     },
@@ -174,7 +190,7 @@ const TABLE: &[Row] = &[
         how: "both say Up; with our packets' way back cut, BFD ends the session long before its hold timer",
         quick: Frr,
         cell: |kind| match kind {
-            GoBgp | OpenBgpd => PeerCannot("has no BFD"),
+            GoBgp | OpenBgpd | ExaBgp => PeerCannot("has no BFD"),
             Bird | Frr => Works(proofs::sessions::bfd),
         },
     },
@@ -186,7 +202,7 @@ const TABLE: &[Row] = &[
         cell: |kind| match kind {
             GoBgp => PeerCannot("does not offer the capability in 3.10"),
             OpenBgpd => PeerCannot("does not offer the capability in 7.7"),
-            Bird | Frr => Works(proofs::routes::extended_messages),
+            Bird | Frr | ExaBgp => Works(proofs::routes::extended_messages),
         },
     },
     Row {
@@ -194,7 +210,10 @@ const TABLE: &[Row] = &[
         title: "Shutdown communication (RFC 9003)",
         how: "a text each way",
         quick: Bird,
-        cell: |_| Works(proofs::sessions::shutdown),
+        cell: |kind| match kind {
+            ExaBgp => PeerCannot("sends no text: its teardown takes a code alone"),
+            _ => Works(proofs::sessions::shutdown),
+        },
     },
     Row {
         test: "collision",

@@ -1,6 +1,7 @@
 //! The other side: a daemon that writes its own configuration from the [`Terms`] and is asked in its own words.
 
 mod bird;
+mod exabgp;
 mod frr;
 mod gobgp;
 mod openbgpd;
@@ -21,10 +22,11 @@ pub(crate) enum Kind {
     Frr,
     GoBgp,
     OpenBgpd,
+    ExaBgp,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Bird, Self::Frr, Self::GoBgp, Self::OpenBgpd];
+    pub(crate) const ALL: [Self; 5] = [Self::Bird, Self::Frr, Self::GoBgp, Self::OpenBgpd, Self::ExaBgp];
 
     /// Writes the configuration and starts the daemon.
     pub(crate) fn start(self, node: &Node, terms: &Terms) -> Result<Box<dyn Peer>> {
@@ -33,6 +35,7 @@ impl Kind {
             Self::Frr => Box::new(frr::Frr::start(node, terms)?),
             Self::GoBgp => Box::new(gobgp::GoBgp::start(node, terms)?),
             Self::OpenBgpd => Box::new(openbgpd::OpenBgpd::start(node, terms)?),
+            Self::ExaBgp => Box::new(exabgp::ExaBgp::start(node, terms)?),
         })
     }
 
@@ -43,6 +46,7 @@ impl Kind {
             Self::Frr => "frr",
             Self::GoBgp => "gobgpd",
             Self::OpenBgpd => "openbgpd",
+            Self::ExaBgp => "exabgp",
         }
     }
 }
@@ -54,6 +58,7 @@ impl fmt::Display for Kind {
             Self::Frr => "FRR",
             Self::GoBgp => "GoBGP",
             Self::OpenBgpd => "OpenBGPD",
+            Self::ExaBgp => "ExaBGP",
         })
     }
 }

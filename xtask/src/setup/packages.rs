@@ -33,6 +33,7 @@ pub(super) const LAB: &[Package] = &[
     ("frr", "BGP peer"),
     ("gobgpd", "BGP peer of the interop matrix"),
     ("openbgpd", "BGP peer of the interop matrix, and to measure beside"),
+    ("exabgp", "BGP peer of the interop matrix"),
     ("containerd", "container runtime that calls our CNI binary"),
     ("runc", "runs the containers"),
     ("containernetworking-plugins", "the loopback plugin, and ptp to compare with"),

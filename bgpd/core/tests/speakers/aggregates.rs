@@ -105,3 +105,20 @@ fn aggregates_inside_each_other_stand_on_each_other() {
     assert_eq!(world.speaker(1).view().paths, Default::default());
     assert!(world.hosts[1].kernel.is_empty());
 }
+
+#[test]
+fn networks_of_our_own_hold_an_aggregate_up_and_take_it_with_them() {
+    let mut origin = open(0, 65001, &[(1, 65002)]);
+    announce(&mut origin, &["10.244.1.0/26"]);
+    origin.aggregates.push(aggregate(true));
+    let mut world = World::new([origin, open(1, 65002, &[(0, 65001)])]);
+    world.all_up(&[(0, 1)]);
+    world.until("the aggregate", |world| world.has(1, WHOLE));
+    assert_eq!(told(&world, 0, 1), [WHOLE]);
+    world.configure(0, |config| config.aggregates[0].summary_only = false);
+    world.until("what is inside", |world| world.has(1, "10.244.1.0/26"));
+    world.configure(0, |config| config.networks = vec![Network::new(prefix("10.9.0.0/16"))]);
+    world.run(Duration::from_secs(1));
+    assert_eq!(told(&world, 0, 1), ["10.9.0.0/16"]);
+    assert!(!world.has(1, WHOLE) && world.has(1, "10.9.0.0/16"));
+}

@@ -9,8 +9,8 @@ use crate::ours::network;
 use crate::peers::Kind;
 use crate::terms::{OUR_V4, THEIR_V4, Terms};
 
-/// Around [`OUR_V4`].
-const AROUND: &str = "10.48.0.0/12";
+/// Around [`OUR_V4`], and around nothing of the peer's.
+const AROUND: &str = "10.48.0.0/14";
 /// The AS number that we have besides the one that the peer knows.
 const RENAMED: u32 = 65009;
 
