@@ -176,6 +176,12 @@ pub struct BwPod {
     pub host_link: String,
     /// Class in the node tree, where there is one.
     pub class: Option<String>,
+    /// Ranges whose traffic its limits do not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exempt: Vec<String>,
+    /// Ranges that it asks to exempt and that no `NodeBandwidth` allows, not as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exempt_refused: Vec<String>,
     /// What it receives.
     pub to_workload: BwDirection,
     /// What it sends.
@@ -205,9 +211,23 @@ pub struct BwDirection {
     pub drops: u64,
     /// How long what waits in the queue will take, in microseconds.
     pub queue_us: u64,
+    /// How much may pass at once, where there is a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<BwBurst>,
     /// A limit that is held against the traffic and changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<BwShadow>,
+}
+
+/// How much may pass at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BwBurst {
+    /// As a time of the limit, like `20ms`.
+    pub time: String,
+    /// The same in bytes.
+    pub bytes: u64,
+    /// Which source decided it.
+    pub decided_by: String,
 }
 
 /// What a limit in shadow would have done since it was set.

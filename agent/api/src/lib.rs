@@ -17,8 +17,8 @@ mod status;
 mod trace;
 
 pub use bandwidth::{
-    BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReply, BwReport, BwRequest, BwShadow, BwSource,
-    BwTrial, BwUplink, Rates,
+    BwBurst, BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReply, BwReport, BwRequest, BwShadow,
+    BwSource, BwTrial, BwUplink, Rates,
 };
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};

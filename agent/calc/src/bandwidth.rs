@@ -4,14 +4,18 @@
 //! turns a 10 Mbit/s limit into seconds of line rate. The data plane computes queues from the rate.
 
 mod explain;
+mod extras;
 mod meter;
 mod plan;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use turnpike_model::bandwidth::{DirectionRates, NodeBandwidthSpec};
+use turnpike_model::burst::BurstError;
+use turnpike_model::cidr::CidrError;
 use turnpike_model::desired::{BitsPerSecond, Limits};
 use turnpike_model::rate::{Rate, RateError};
 use turnpike_model::resource::Resources;
@@ -24,6 +28,11 @@ pub const INGRESS_ANNOTATION: &str = "kubernetes.io/ingress-bandwidth";
 pub const EGRESS_ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
 
 pub use explain::{Decision, LimitSource, explain, explain_shadow};
+pub(crate) use extras::Bounds;
+pub use extras::{
+    AskedBursts, BurstSource, EGRESS_BURST_ANNOTATION, EXEMPT_ANNOTATION, Extras, INGRESS_BURST_ANNOTATION,
+    explain_extras,
+};
 pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
 pub use plan::{Demand, Throttled, tree_throttles};
 pub use tree::{class_of, node_tree};
@@ -45,6 +54,12 @@ pub struct AskedLimits {
     /// Class in the node tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
+    /// How much may pass at once.
+    #[serde(default, skip_serializing_if = "AskedBursts::is_none")]
+    pub bursts: AskedBursts,
+    /// Ranges that its limits shall not count.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub exempt: BTreeSet<IpNetwork>,
 }
 
 /// Which directions of an [`AskedLimits`] come from runtimeConfig.
@@ -86,7 +101,29 @@ pub struct BandwidthError {
     pub origin: &'static str,
     /// Why.
     #[source]
-    pub source: RateError,
+    pub source: BadWish,
+}
+
+/// What is wrong with a wish.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadWish {
+    /// A rate.
+    #[error(transparent)]
+    Rate(RateError),
+    /// A burst.
+    #[error(transparent)]
+    Burst(BurstError),
+    /// A range.
+    #[error(transparent)]
+    Range(CidrError),
+    /// More ranges than a pod may name.
+    #[error("{count} ranges; {most} are the most")]
+    TooManyRanges {
+        /// As many.
+        count: usize,
+        /// As many as may be.
+        most: usize,
+    },
 }
 
 /// Reads a pod's wishes. An annotation goes before runtimeConfig, which runtimes derive from it.
@@ -105,7 +142,9 @@ pub fn asked_limits(
             None => (field, Rate::new(rate)),
         };
         let by_runtime = origin == field;
-        parsed.map(|rate| (Some(rate.bits()), by_runtime)).map_err(|source| BandwidthError { origin, source })
+        parsed
+            .map(|rate| (Some(rate.bits()), by_runtime))
+            .map_err(|error| BandwidthError { origin, source: BadWish::Rate(error) })
     };
     let to = one(INGRESS_ANNOTATION, "runtimeConfig.bandwidth.ingressRate", runtime.ingress_rate)?;
     let from = one(EGRESS_ANNOTATION, "runtimeConfig.bandwidth.egressRate", runtime.egress_rate)?;
@@ -114,6 +153,8 @@ pub fn asked_limits(
         from_workload: from.0,
         from_runtime: FromRuntime { to_workload: to.1, from_workload: from.1 },
         class: annotations.get(CLASS_ANNOTATION).map(|class| class.trim().to_owned()),
+        bursts: extras::asked_bursts(annotations)?,
+        exempt: extras::asked_exempt(annotations)?,
     })
 }
 

@@ -12,7 +12,7 @@ use turnpike_model::pool::{IpBlockSpec, IpPoolSpec, PoolState};
 use turnpike_model::resource::{Kind, ResourceId, Resources};
 use turnpike_model::selector::{Labels, Selector};
 
-use crate::bandwidth::{AskedLimits, NodeLimits, class_of, in_shadow, node_tree, tree_issues};
+use crate::bandwidth::{AskedLimits, Bounds, NodeLimits, class_of, in_shadow, node_tree, tree_issues};
 use crate::validate::Issue;
 
 /// Facts about the node itself.
@@ -67,14 +67,15 @@ pub fn node_state<'a>(
     node: &Node,
     pods: impl IntoIterator<Item = &'a LocalPod>,
 ) -> NodeState {
-    let limits = NodeLimits::of_node(resources, node);
+    let grants = Grants::of(resources, node);
     let tree = node_tree(resources, node);
     let mut issues = tree_issues(resources, node);
     let mut endpoints: BTreeMap<EndpointId, Endpoint> = BTreeMap::new();
     let mut lived_in: BTreeSet<Block> = BTreeSet::new();
     for pod in pods {
-        endpoints.insert(pod.id.clone(), pod.endpoint(&limits, tree.as_ref()));
+        endpoints.insert(pod.id.clone(), pod.endpoint(&grants, tree.as_ref()));
         issues.extend(tree.as_ref().and_then(|tree| pod.unknown_class(tree)));
+        issues.extend(pod.refused_ranges(&grants));
         lived_in.extend(pod.blocks.iter().cloned());
     }
     let mut blocks = own_blocks(resources, node, &endpoints, &mut issues);
@@ -110,17 +111,34 @@ pub fn node_state<'a>(
     NodeState { desired, bgp, issues }
 }
 
+/// What a node gives its pods.
+struct Grants {
+    in_force: NodeLimits,
+    /// With resources in shadow.
+    would_be: NodeLimits,
+    bounds: Bounds,
+}
+
+impl Grants {
+    fn of(resources: &Resources, node: &Node) -> Self {
+        let (in_force, would_be) = NodeLimits::of_node(resources, node);
+        Self { in_force, would_be, bounds: Bounds::of(resources, node) }
+    }
+}
+
 impl LocalPod {
-    /// With the node's limits, those in force and those that would be with resources in shadow.
-    fn endpoint(&self, (in_force, would_be): &(NodeLimits, NodeLimits), tree: Option<&NodeTree>) -> Endpoint {
-        let limits = in_force.grant(&self.asked);
+    fn endpoint(&self, grants: &Grants, tree: Option<&NodeTree>) -> Endpoint {
+        let limits = grants.in_force.grant(&self.asked);
+        let extras = grants.bounds.grant(&self.asked);
         Endpoint {
             id: self.id.clone(),
             host_link: self.host_link.clone(),
             addresses: self.addresses.clone(),
             mtu: self.mtu,
             limits,
-            shadow: in_shadow(limits, would_be.grant(&self.asked)),
+            shadow: in_shadow(limits, grants.would_be.grant(&self.asked)),
+            bursts: extras.bursts,
+            exempt: extras.exempt,
             class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref())),
             host_ports: self.host_ports.clone(),
             toa_off: self.toa_off,
@@ -131,7 +149,24 @@ impl LocalPod {
     /// The pod as the data plane attaches it, with the limits of `resources` on `node`.
     #[must_use]
     pub fn endpoint_on(&self, resources: &Resources, node: &Node) -> Endpoint {
-        self.endpoint(&NodeLimits::of_node(resources, node), node_tree(resources, node).as_ref())
+        self.endpoint(&Grants::of(resources, node), node_tree(resources, node).as_ref())
+    }
+
+    /// Ranges that the pod asks to exempt and may not, not as a whole.
+    fn refused_ranges(&self, grants: &Grants) -> Option<Issue> {
+        let refused = grants.bounds.grant(&self.asked).refused;
+        let ranges: Vec<String> = refused.iter().map(ToString::to_string).collect();
+        (!ranges.is_empty()).then(|| Issue {
+            resource: ResourceId { kind: Kind::NodeBandwidth, name: "?".to_owned() },
+            field: "spec.exemptible".to_owned(),
+            message: format!(
+                "container {} asks to exempt {} from its limits, which are not all exemptible",
+                self.id.container_id,
+                ranges.join(", ")
+            ),
+            remedy: "add them to spec.exemptible, or correct the pod's annotation turnpike.io/bandwidth-exempt-cidrs"
+                .to_owned(),
+        })
     }
 
     /// A class that the pod asks for and the tree does not have.

@@ -127,21 +127,19 @@ impl Bpf {
     }
 
     /// Puts one pod's entries and hooks in force, and nothing else.
-    pub(crate) fn attach(&mut self, endpoint: &Endpoint, veth: &Link, ifb: Option<&Link>) -> Vec<Problem> {
+    pub(crate) fn attach(&mut self, endpoint: &Endpoint, veth: &Link, ifbs: &Ifbs) -> Vec<Problem> {
         let Ok(programs) = &mut self.programs else {
             return vec![self.anti_spoof_problem()];
         };
         let mut session = Session { programs, ours: &mut self.ours, problems: Vec::new() };
-        if let Err(error) = session.pod(endpoint, veth, ifb) {
+        if let Err(error) = session.pod(endpoint, veth, ifbs) {
             session.problem(Severity::Failed, &endpoint.host_link, &error);
         }
         let mut hooks = vec![(Hook::FromPod, veth)];
         if endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some() {
             hooks.push((Hook::Mark, veth));
         }
-        if endpoint.limits.from_workload.is_some() {
-            hooks.extend(ifb.map(|ifb| (Hook::Mark, ifb)));
-        }
+        hooks.extend(ifbs.iter().map(|ifb| (Hook::Mark, ifb)));
         for (hook, link) in hooks {
             session.attach(hook, link);
         }
@@ -185,6 +183,7 @@ impl Bpf {
         for link in links {
             results.push(programs.maps().veths.remove(link));
             results.push(programs.maps().clear_mark(*link));
+            results.push(forget_exempt(programs, *link));
             results.push(programs.maps().clear_shadow(*link));
             results.push(programs.maps().clear_shadow(ShadowConfig::from_pod_key(*link)));
             for hook in Hook::ALL {
@@ -224,9 +223,9 @@ impl Bpf {
         Some((state.marked, state.not_capable))
     }
 
-    /// What a shadow limit on a host veth has counted.
-    pub(crate) fn shadow(&self, veth: u32, from_pod: bool) -> Option<MarkState> {
-        let key = if from_pod { ShadowConfig::from_pod_key(veth) } else { veth };
+    /// What a shadow limit has counted: of what a pod sends on its host veth, of what it receives where that is queued.
+    pub(crate) fn shadow(&self, link: u32, from_pod: bool) -> Option<MarkState> {
+        let key = if from_pod { ShadowConfig::from_pod_key(link) } else { link };
         self.programs.as_ref().ok()?.maps().shadow_stats(key).ok()?
     }
 
@@ -269,6 +268,29 @@ impl Bpf {
     }
 }
 
+/// The links behind which a pod's limits sit.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ifbs {
+    /// For what it sends.
+    pub(crate) from_pod: Option<Link>,
+    /// For what it receives, where it exempts ranges.
+    pub(crate) to_pod: Option<Link>,
+}
+
+impl Ifbs {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Link> {
+        [&self.from_pod, &self.to_pod].into_iter().flatten()
+    }
+}
+
+/// Removes a host veth's exempt ranges; answers whether there were any.
+fn forget_exempt(programs: &Programs, link: u32) -> Result<bool, Error> {
+    let table = &programs.maps().exempt;
+    let doomed: Vec<_> = table.entries()?.into_keys().filter(|key| key.link == link).collect();
+    doomed.iter().try_for_each(|key| table.remove(key).map(drop))?;
+    Ok(!doomed.is_empty())
+}
+
 /// What the hooks should be, found while the maps were filled.
 struct Wanted<'a> {
     hooks: BTreeMap<(Hook, u32), &'a str>,
@@ -289,24 +311,36 @@ impl Session<'_> {
     /// Fills the maps, entries before the hooks that need them, and answers which hooks there should be.
     fn maps<'v>(&mut self, view: &View<'v>) -> Wanted<'v> {
         let (mut pods, mut veths) = (BTreeMap::<Addr, PodEntry>::new(), BTreeMap::<u32, Veth>::new());
-        let (mut marks, mut shadows, mut hooks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut marks, mut shadows, mut exempt) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut hooks = BTreeMap::new();
         for endpoint in view.desired.endpoints.values() {
             let Some(link) = view.links.get(&endpoint.host_link) else {
                 continue;
             };
             let ifb = view.links.get(&endpoint::ifb_name(&endpoint.host_link));
+            let to_pod = endpoint::queues_at_ifb(endpoint)
+                .then(|| view.links.get(&endpoint::to_pod_ifb_name(&endpoint.host_link)))
+                .flatten();
+            let ifbs = [ifb, to_pod].into_iter().flatten();
+            let indices = entries::Indices {
+                veth: link.index,
+                ifb: ifb.map(|ifb| ifb.index),
+                to_pod_ifb: to_pod.map(|ifb| ifb.index),
+            };
             pods.extend(entries::pods(endpoint, link));
             veths.insert(link.index, entries::veth(endpoint));
             hooks.insert((Hook::FromPod, link.index), link.name.as_str());
-            for (index, mark) in entries::marks(&endpoint.limits, link.index, ifb.map(|ifb| ifb.index)) {
-                let name = ifb.filter(|ifb| ifb.index == index).unwrap_or(link).name.as_str();
+            for (index, mark) in entries::marks(endpoint, indices) {
+                let name = ifbs.clone().find(|ifb| ifb.index == index).unwrap_or(link).name.as_str();
                 hooks.insert((Hook::Mark, index), name);
                 marks.insert(index, mark);
             }
-            if endpoint.shadow.to_workload.is_some() {
+            // It counts for a shadow, and tells what is exempt.
+            if endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some() {
                 hooks.insert((Hook::Mark, link.index), link.name.as_str());
             }
-            shadows.extend(entries::shadows(endpoint, link.index));
+            shadows.extend(entries::shadows(endpoint, indices));
+            exempt.extend(entries::exempt(endpoint, link.index));
         }
         let bypasses = view.desired.lb_sources.values().any(|source| source.bypass);
         let uplinks = if bypasses { view.uplinks } else { &[] };
@@ -324,6 +358,7 @@ impl Session<'_> {
             maps.lb_stats.keep(&entries::groups(&sources)).map(|()| Changes::default()),
             maps.toa_pods.keep(&addresses).map(|()| Changes::default()),
             maps.lb_sources.reconcile(&sources),
+            maps.exempt.reconcile(&exempt),
             maps.keep_shadows(&shadows).map(|()| Changes::default()),
             maps.mark_config.entries().map(|present| {
                 for stale in present.keys().filter(|index| !marks.contains_key(index)) {
@@ -396,17 +431,25 @@ impl Session<'_> {
         }
     }
 
-    fn pod(&mut self, endpoint: &Endpoint, veth: &Link, ifb: Option<&Link>) -> Result<(), Error> {
+    fn pod(&mut self, endpoint: &Endpoint, veth: &Link, ifbs: &Ifbs) -> Result<(), Error> {
         let maps = self.programs.maps();
+        let indices = entries::Indices {
+            veth: veth.index,
+            ifb: ifbs.from_pod.as_ref().map(|ifb| ifb.index),
+            to_pod_ifb: ifbs.to_pod.as_ref().map(|ifb| ifb.index),
+        };
+        for (key, one) in entries::exempt(endpoint, veth.index) {
+            maps.exempt.insert(&key, &one)?;
+        }
         maps.veths.insert(&veth.index, &entries::veth(endpoint))?;
         for (address, entry) in entries::pods(endpoint, veth) {
             maps.toa_pods.begin(&address)?;
             maps.pods.insert(&address, &entry)?;
         }
-        for (index, mark) in entries::marks(&endpoint.limits, veth.index, ifb.map(|ifb| ifb.index)) {
+        for (index, mark) in entries::marks(endpoint, indices) {
             maps.set_mark(index, &mark)?;
         }
-        for (key, shadow) in entries::shadows(endpoint, veth.index) {
+        for (key, shadow) in entries::shadows(endpoint, indices) {
             maps.set_shadow(key, &shadow)?;
         }
         Ok(())

@@ -17,8 +17,10 @@ pub(crate) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0
 
 /// Every link of ours begins with this.
 pub(crate) const LINK_PREFIX: &str = "tpk";
-/// Every ifb of ours begins with this; host links go on with a hexadecimal digit, never an `i`.
+/// Every ifb of ours begins with one of these, for what a pod sends and for what it receives; host links go on with a
+/// hexadecimal digit.
 pub(crate) const IFB_PREFIX: &str = "tpki";
+pub(crate) const IFB_TO_POD_PREFIX: &str = "tpkj";
 /// Longest interface name that the kernel takes.
 const NAME_LIMIT: usize = 15;
 /// Smallest MTU that IPv6 works with, RFC 8200 §5.
@@ -28,8 +30,27 @@ const MIN_MTU_V4: u32 = 68;
 
 /// The ifb that queues what a pod sends, named after its host link.
 pub(crate) fn ifb_name(host_link: &str) -> String {
+    named_after(host_link, IFB_PREFIX)
+}
+
+/// The ifb that queues what a pod with exempt ranges receives.
+pub(crate) fn to_pod_ifb_name(host_link: &str) -> String {
+    named_after(host_link, IFB_TO_POD_PREFIX)
+}
+
+/// Names of all links that a pod may have: the host link, and both ifbs.
+pub(crate) fn links_of(host_link: &str) -> [String; 3] {
+    [host_link.to_owned(), ifb_name(host_link), to_pod_ifb_name(host_link)]
+}
+
+/// Whether what the pod receives is queued there, and not on the host link.
+pub(crate) fn queues_at_ifb(endpoint: &Endpoint) -> bool {
+    endpoint.limits.to_workload.is_some() && !endpoint.exempt.is_empty()
+}
+
+fn named_after(host_link: &str, prefix: &str) -> String {
     let tail = host_link.strip_prefix(LINK_PREFIX).unwrap_or(host_link);
-    IFB_PREFIX.chars().chain(tail.chars()).take(NAME_LIMIT).collect()
+    prefix.chars().chain(tail.chars()).take(NAME_LIMIT).collect()
 }
 
 /// The pod's MAC address: as the runtime asked, else derived.
@@ -72,6 +93,10 @@ pub(crate) fn gateway(address: IpAddr) -> IpAddr {
     if address.is_ipv4() { GATEWAY_V4.into() } else { GATEWAY_V6.into() }
 }
 
+fn is_ifb(link: &str) -> bool {
+    [IFB_PREFIX, IFB_TO_POD_PREFIX].iter().any(|prefix| link.starts_with(prefix))
+}
+
 /// Refuses an endpoint that no kernel object can be made of.
 pub(crate) fn validate(endpoint: &Endpoint) -> Result<(), DataplaneError> {
     let bad = |message: String| {
@@ -81,7 +106,7 @@ pub(crate) fn validate(endpoint: &Endpoint) -> Result<(), DataplaneError> {
         })
     };
     let (link, ifname) = (&endpoint.host_link, &endpoint.id.ifname);
-    if !link.starts_with(LINK_PREFIX) || link.starts_with(IFB_PREFIX) || link.len() > NAME_LIMIT {
+    if !link.starts_with(LINK_PREFIX) || is_ifb(link) || link.len() > NAME_LIMIT {
         return bad(format!("host link {link:?} is not {LINK_PREFIX} and at most 12 further characters"));
     }
     let sound = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':' && byte != b'%';
@@ -118,7 +143,8 @@ mod tests {
         let name = ifb_name("tpk0123456789ab");
         assert_eq!(name, "tpki0123456789a");
         assert!(name.len() <= NAME_LIMIT);
-        assert!(!"tpk0123456789ab".starts_with(IFB_PREFIX));
+        assert_eq!(to_pod_ifb_name("tpk0123456789ab"), "tpkj0123456789a");
+        assert!(!is_ifb("tpk0123456789ab"));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! to the pod:    routing ─▶ [CE mark] ─▶ TBF ─▶ host veth ─▶ pod
 //! from the pod:  pod ─▶ host veth ─▶ [anti-spoof] ─▶ u32 + mirred ─▶ ifb: [CE mark] ─▶ TBF ─▶ routing
 //! ```
+//! Where a pod exempts ranges, the limit to it sits behind a redirect to an ifb, too: TBF has no classes, and so our
+//! program on the host veth keeps what is exempt from the redirect.
 //!
 //! Both queues sit on the node that the pod runs on, before or after routing, so traffic between two pods of one
 //! node passes them as well. A changed rate changes the qdisc in place: nothing queued is lost.
@@ -20,15 +22,13 @@ mod wire;
 
 use std::collections::BTreeMap;
 
-use turnpike_model::desired::BitsPerSecond;
-
 use crate::DataplaneError;
 use crate::netlink::{Netlink, Refusal};
 
-use shape::Shape;
+use shape::{Limit, Shape};
 pub(crate) use tree::{Classes, HOST, classes};
 use wire::Qdisc;
-pub(crate) use wire::QueueStats;
+pub(crate) use wire::{QueueStats, Side};
 
 /// The qdiscs of all links, read once for many of them.
 #[derive(Debug, Default)]
@@ -91,7 +91,7 @@ pub(crate) fn set_limit(
     netlink: &mut Netlink,
     qdiscs: &Qdiscs,
     target: Target<'_>,
-    limit: Option<BitsPerSecond>,
+    limit: Option<Limit>,
 ) -> Result<bool, DataplaneError> {
     let present = qdiscs.ours(target.index);
     let Some(limit) = limit else {
@@ -112,7 +112,7 @@ pub(crate) fn set_limit(
 }
 
 /// True where the limit is in force on the link exactly.
-pub(crate) fn has_limit(qdiscs: &Qdiscs, target: Target<'_>, limit: Option<BitsPerSecond>) -> bool {
+pub(crate) fn has_limit(qdiscs: &Qdiscs, target: Target<'_>, limit: Option<Limit>) -> bool {
     let present = qdiscs.ours(target.index);
     match limit.map(|limit| Shape::new(limit, target.mtu)) {
         None => present.is_none(),
@@ -121,20 +121,20 @@ pub(crate) fn has_limit(qdiscs: &Qdiscs, target: Target<'_>, limit: Option<BitsP
     }
 }
 
-/// Brings the redirect of what a pod sends to this ifb, or to none; answers whether anything was written.
+/// Brings the redirect on one side of a host veth to this ifb, or to none; answers whether anything was written.
 pub(crate) fn set_redirect(
     netlink: &mut Netlink,
     qdiscs: &Qdiscs,
-    target: Target<'_>,
+    (target, side): (Target<'_>, Side),
     ifb: Option<u32>,
 ) -> Result<bool, DataplaneError> {
     let clsact = qdiscs.has_clsact(target.index);
-    let present = if clsact { redirects(netlink, target)? } else { Vec::new() };
+    let present = if clsact { redirects(netlink, target, side)? } else { Vec::new() };
     if present.iter().copied().eq(ifb) {
         return Ok(false);
     }
     if !present.is_empty() {
-        let removed = netlink.call(&wire::delete_redirect(target.index));
+        let removed = netlink.call(&wire::delete_redirect(target.index, side));
         ignore_absent(removed).map_err(|refusal| target.refused("remove the redirect", &refusal))?;
     }
     if let Some(ifb) = ifb {
@@ -145,20 +145,21 @@ pub(crate) fn set_redirect(
                 .map_err(|refusal| target.refused("add clsact", &refusal))?;
         }
         netlink
-            .call(&wire::new_redirect(target.index, ifb))
+            .call(&wire::new_redirect(target.index, side, ifb))
             .map_err(|refusal| target.refused("redirect to the ifb", &refusal))?;
     }
     Ok(true)
 }
 
-/// True where the pod's traffic is redirected to this ifb, or nowhere.
+/// True where what comes by on this side is redirected to this ifb, or nowhere.
 pub(crate) fn has_redirect(
     netlink: &mut Netlink,
     qdiscs: &Qdiscs,
-    target: Target<'_>,
+    (target, side): (Target<'_>, Side),
     ifb: Option<u32>,
 ) -> Result<bool, DataplaneError> {
-    let present = if qdiscs.has_clsact(target.index) { redirects(netlink, target)? } else { Vec::new() };
+    let present =
+        if qdiscs.has_clsact(target.index) { redirects(netlink, target, side)? } else { Vec::new() };
     Ok(present.iter().copied().eq(ifb))
 }
 
@@ -182,9 +183,9 @@ pub(crate) fn is_our_filter(body: &[u8]) -> bool {
     wire::has_our_priority(body)
 }
 
-fn redirects(netlink: &mut Netlink, target: Target<'_>) -> Result<Vec<u32>, DataplaneError> {
+fn redirects(netlink: &mut Netlink, target: Target<'_>, side: Side) -> Result<Vec<u32>, DataplaneError> {
     let filters = netlink
-        .dump(&wire::get_ingress_filters(target.index))
+        .dump(&wire::get_filters(target.index, side))
         .map_err(|refusal| target.refused("list filters", &refusal))?;
     Ok(filters.iter().filter_map(|reply| wire::redirect_target(&reply.body)).collect())
 }

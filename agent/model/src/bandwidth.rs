@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::burst::Burst;
+use crate::cidr::Cidr;
 use crate::rate::Rate;
 use crate::selector::Selector;
 
@@ -27,6 +29,12 @@ pub struct NodeBandwidthSpec {
     /// No pod gets more, whatever it asks for.
     #[serde(default)]
     pub limits: DirectionRates,
+    /// No pod's burst is longer, a time of its limit; 50ms, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_burst: Option<Burst>,
+    /// Ranges that pods may exempt from their limits by annotation; none, unless given.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub exemptible: BTreeSet<Cidr>,
     /// How what leaves through the uplinks is shared between the host and classes of pods; not at all, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<TreeSpec>,

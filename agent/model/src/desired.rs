@@ -9,6 +9,8 @@ use ipnetwork::IpNetwork;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::burst::Burst;
+
 /// A pod interface: the runtime's container ID and the interface name inside the pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndpointId {
@@ -40,6 +42,15 @@ impl Limits {
     }
 }
 
+/// How much may pass at once, as times of the limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bursts {
+    /// Of what the pod receives.
+    pub to_workload: Burst,
+    /// Of what the pod sends.
+    pub from_workload: Burst,
+}
+
 /// One pod's attachment to the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -56,6 +67,12 @@ pub struct Endpoint {
     /// Limits that are held against the traffic and change nothing, where they are stricter than those in force.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub shadow: Limits,
+    /// How much may pass at once.
+    #[serde(default)]
+    pub bursts: Bursts,
+    /// Traffic with these is not limited.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub exempt: BTreeSet<IpNetwork>,
     /// Ports of the node that lead to the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ports: Vec<HostPort>,

@@ -8,6 +8,7 @@
 
 pub mod bandwidth;
 pub mod bgp;
+pub mod burst;
 pub mod cidr;
 pub mod desired;
 pub mod lb;

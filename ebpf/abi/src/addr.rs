@@ -74,6 +74,29 @@ impl LpmKey {
     }
 }
 
+/// Key of the ranges whose traffic a pod's limits do not count.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExemptKey {
+    /// Bits of what follows that count: all 32 of the link, and those of the prefix.
+    pub prefix_len: u32,
+    /// Ifindex of the pod's host veth.
+    pub link: u32,
+    /// The prefix of the pod's peers, host bits zero.
+    pub addr: Addr,
+}
+
+impl ExemptKey {
+    /// Bits of the link, which always count.
+    pub const LINK_BITS: u32 = 32;
+
+    /// Key of a prefix behind a host veth.
+    #[must_use]
+    pub const fn new(link: u32, prefix: LpmKey) -> Self {
+        Self { prefix_len: Self::LINK_BITS + prefix.prefix_len, link, addr: prefix.addr }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::mem::offset_of;
@@ -102,5 +125,8 @@ mod tests {
     #[test]
     fn the_trie_key_starts_with_its_length() {
         assert_eq!((offset_of!(LpmKey, prefix_len), offset_of!(LpmKey, addr)), (0, 4));
+        let exempt =
+            [offset_of!(ExemptKey, prefix_len), offset_of!(ExemptKey, link), offset_of!(ExemptKey, addr)];
+        assert_eq!(exempt, [0, 4, 8]);
     }
 }

@@ -82,7 +82,7 @@ impl PodEntry {
 pub struct Veth {
     /// The pod's IPv4 address, or zero for none.
     pub ip4: [u8; 4],
-    /// [`Veth::LIMITED`], [`Veth::NO_BYPASS`], [`Veth::SHADOW`].
+    /// [`Veth::LIMITED`], [`Veth::NO_BYPASS`], [`Veth::SHADOW`], [`Veth::EXEMPT`].
     pub flags: u32,
     /// The pod's IPv6 address, or zero for none.
     pub ip6: [u8; 16],
@@ -101,6 +101,8 @@ impl Veth {
     pub const NO_BYPASS: u32 = 1 << 1;
     /// What it sends passes a shadow limit.
     pub const SHADOW: u32 = 1 << 2;
+    /// Traffic with some ranges is not limited.
+    pub const EXEMPT: u32 = 1 << 3;
 }
 
 /// A link through which directors reach the node.

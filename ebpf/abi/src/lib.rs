@@ -19,7 +19,7 @@ pub mod names;
 pub mod plain;
 pub mod toa;
 
-pub use addr::{Addr, LpmKey};
+pub use addr::{Addr, ExemptKey, LpmKey};
 pub use bypass::{LbSource, PodEntry, PortKey, Uplink, Veth};
 pub use counter::Counter;
 pub use lb::{LbPath, LbStats, Tally};

@@ -20,12 +20,15 @@ pub struct MarkConfig {
 }
 
 impl MarkConfig {
-    /// Default for `target_ns`: 1.5 ms.
-    pub const TARGET_NS: u64 = 1_500_000;
-    /// Default for `interval_ns`: 10 ms.
-    pub const INTERVAL_NS: u64 = 10_000_000;
-    /// Two full frames never count as a standing queue.
-    const FLOOR_BYTES: u64 = 2 * 1514;
+    /// Default for `target_ns`: 5 ms. The clock knows of no bucket, and the one behind it lets 10 ms pass at once: a
+    /// clock that stands 5 ms ahead is a queue that is empty.
+    pub const TARGET_NS: u64 = 5_000_000;
+    /// Default for `interval_ns`: 20 ms.
+    pub const INTERVAL_NS: u64 = 20_000_000;
+    /// Longest interval: what the program can multiply.
+    const MAX_INTERVAL_NS: u64 = 4_000_000_000;
+    /// So many full frames never count as a standing queue: the bucket holds ten of them.
+    const FLOOR_BYTES: u64 = 8 * 1514;
 
     /// The defaults for a rate; `None` for a rate of zero.
     #[must_use]
@@ -38,9 +41,22 @@ impl MarkConfig {
         Some(Self {
             ns_per_byte_q20,
             target_ns,
-            interval_ns: Self::INTERVAL_NS.max(target_ns.saturating_mul(4)),
+            interval_ns: Self::INTERVAL_NS.max(target_ns.saturating_mul(4)).min(Self::MAX_INTERVAL_NS),
             ceiling_ns: target_ns.saturating_mul(3),
         })
+    }
+}
+
+impl MarkConfig {
+    /// The same for a bucket that holds so much more than usual: that much more may be ahead of the clock before
+    /// anything waits. Nanoseconds.
+    #[must_use]
+    pub const fn with_bucket(self, more_ns: u64) -> Self {
+        Self {
+            target_ns: self.target_ns.saturating_add(more_ns),
+            ceiling_ns: self.ceiling_ns.saturating_add(more_ns),
+            ..self
+        }
     }
 }
 
@@ -130,9 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_link_may_hold_two_frames() {
+    fn a_slow_link_may_hold_eight_frames() {
         let config = MarkConfig::for_rate(1_000_000).unwrap();
-        assert_eq!(config.target_ns, 2 * 1514 * 8 * 1000);
+        assert_eq!(config.target_ns, 8 * 1514 * 8 * 1000);
+        assert!(MarkConfig::for_rate(1000).unwrap().interval_ns <= u64::from(u32::MAX));
         assert!(config.interval_ns > config.target_ns && config.ceiling_ns > config.target_ns);
     }
 }

@@ -43,6 +43,8 @@ pub const MAP_SHADOW_ON: &str = "TPK_SHADOW_ON";
 pub const MAP_SHADOW_CONF: &str = "TPK_SHADOW_CONF";
 /// Hash: the same key → [`crate::MarkState`].
 pub const MAP_SHADOW_STATE: &str = "TPK_SHADOW_STAT";
+/// LPM trie: [`crate::ExemptKey`] → `u8` (1).
+pub const MAP_EXEMPT: &str = "TPK_EXEMPT";
 /// Array of one: [`crate::ToaConfig`].
 pub const MAP_TOA_CONF: &str = "TPK_TOA_CONF";
 /// Socket storage: [`crate::ToaSock`].
@@ -57,7 +59,7 @@ pub const MAP_LB_STATS: &str = "TPK_LB_STATS";
 pub const MAP_COUNTERS: &str = "TPK_COUNTERS";
 
 /// Every map.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 18] = [
     MAP_LB_SOURCES,
     MAP_LB_PORTS,
     MAP_PODS,
@@ -69,6 +71,7 @@ pub const MAPS: [&str; 17] = [
     MAP_SHADOW_ON,
     MAP_SHADOW_CONF,
     MAP_SHADOW_STATE,
+    MAP_EXEMPT,
     MAP_TOA_CONF,
     MAP_TOA_SOCK,
     MAP_TOA_PODS,
@@ -85,6 +88,8 @@ pub const MAX_LB_PORTS: u32 = 4096;
 pub const MAX_PODS: u32 = 4096;
 /// Capacity of [`MAP_VETHS`], and of the maps of marks and shadow limits.
 pub const MAX_LINKS: u32 = 4096;
+/// Capacity of [`MAP_EXEMPT`].
+pub const MAX_EXEMPT: u32 = 16384;
 /// Capacity of [`MAP_UPLINKS`].
 pub const MAX_UPLINKS: u32 = 64;
 /// Capacity of [`MAP_TOA_EVENTS`].

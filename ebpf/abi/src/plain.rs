@@ -32,6 +32,7 @@ plain! {
     u64 = 8,
     crate::addr::Addr = 16,
     crate::addr::LpmKey = 20,
+    crate::addr::ExemptKey = 24,
     crate::bypass::LbSource = 16,
     crate::bypass::PortKey = 8,
     crate::bypass::PodEntry = 24,

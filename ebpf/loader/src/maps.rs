@@ -6,8 +6,8 @@ use std::path::Path;
 use aya::maps::{MapData, PerCpuArray};
 use turnpike_ebpf_abi::bypass::FlowKey;
 use turnpike_ebpf_abi::{
-    Addr, Counter, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey, ShadowConfig,
-    ToaConfig, ToaEvent, ToaTally, Uplink, Veth, names,
+    Addr, Counter, ExemptKey, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey,
+    ShadowConfig, ToaConfig, ToaEvent, ToaTally, Uplink, Veth, names,
 };
 
 use crate::error::Error;
@@ -39,6 +39,8 @@ pub struct Maps {
     pub mark_state: Table<u32, MarkState>,
     /// Shadow limits by ifindex or [`ShadowConfig::from_pod_key`]; use [`Maps::set_shadow`].
     pub shadow_config: Table<u32, ShadowConfig>,
+    /// Ranges whose traffic a pod's limits do not count; the value is 1.
+    pub exempt: Table<ExemptKey, u8>,
     shadow_state: Table<u32, MarkState>,
     shadow_on: Table<u32, u32>,
     /// Packets and bytes of load balancers by [`LbSource::group`], direction and reason.
@@ -78,6 +80,7 @@ impl Maps {
             shadow_config: Table::open(&folder.join(names::MAP_SHADOW_CONF))?,
             shadow_state: Table::open(&folder.join(names::MAP_SHADOW_STATE))?,
             shadow_on: Table::open(&folder.join(names::MAP_SHADOW_ON))?,
+            exempt: Table::open(&folder.join(names::MAP_EXEMPT))?,
             lb_stats: Tallies::open(&folder.join(names::MAP_LB_STATS))?,
             toa_pods: Tallies::open(&folder.join(names::MAP_TOA_PODS))?,
             toa_events: Table::open(&folder.join(names::MAP_TOA_EVENTS))?,

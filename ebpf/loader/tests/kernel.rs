@@ -4,11 +4,15 @@
 #[path = "kernel/bypass.rs"]
 mod bypass;
 #[cfg(test)]
+#[path = "kernel/exempt.rs"]
+mod exempt;
+#[cfg(test)]
 #[path = "kernel/frames.rs"]
 mod frames;
 #[cfg(test)]
 #[path = "kernel/from_pod.rs"]
 mod from_pod;
+#[cfg(test)]
 #[path = "kernel/marking.rs"]
 mod marking;
 #[cfg(test)]

@@ -11,6 +11,7 @@
 mod bypass;
 mod class;
 mod count;
+mod exempt;
 mod mark;
 mod packet;
 mod shadow;
@@ -22,6 +23,8 @@ use aya_ebpf::programs::{SockAddrContext, SockOpsContext, TcContext};
 
 /// Let the packet go on through the stack.
 const PASS: i32 = -1;
+/// Let it go on through the stack, past the filters behind us: the redirect to a limit.
+const END: i32 = 0;
 /// Drop the packet.
 const DROP: i32 = 2;
 
@@ -55,13 +58,17 @@ pub fn from_pod(ctx: TcContext) -> i32 {
         spoof::Checked::Ip(veth) => veth,
     };
     class::note(&ctx, veth);
-    shadow::from_pod(&ctx, veth);
+    let exempt = exempt::from_pod(&ctx, veth);
+    if !exempt {
+        shadow::from_pod(&ctx, veth);
+    }
+    let pass = if exempt { END } else { PASS };
     match bypass::from_pod(&ctx, veth) {
-        bypass::Outcome::NotOurs => PASS,
+        bypass::Outcome::NotOurs => pass,
         bypass::Outcome::Stack(counter, reason) => {
             count::add(counter);
             count::from_pod(&ctx, reason);
-            PASS
+            pass
         }
         bypass::Outcome::Redirected(verdict, counter, reason) => {
             count::add(counter);
@@ -71,15 +78,19 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     }
 }
 
-/// tc egress on a limited link: the virtual queue, and that of a limit in shadow. Never drops.
+/// tc egress on a limited link: the virtual queue, and that of a limit in shadow. On the host veth of a pod with exempt
+/// ranges, whose limit is at an ifb, it tells what goes there. Never drops.
 #[classifier]
 pub fn mark(ctx: TcContext) -> i32 {
-    shadow::to_pod(&ctx);
     match mark::mark(&ctx) {
+        mark::Outcome::Unlimited if exempt::to_pod(&ctx) => END,
         mark::Outcome::Unlimited
         | mark::Outcome::Below
         | mark::Outcome::NotCapable
-        | mark::Outcome::Marked => PASS,
+        | mark::Outcome::Marked => {
+            shadow::to_pod(&ctx);
+            PASS
+        }
     }
 }
 

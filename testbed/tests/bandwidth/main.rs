@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod apply;
+mod extras;
 mod shadow;
 mod show;
 mod tree;

@@ -132,7 +132,7 @@ mod tests {
             to_workload: rate.map(BitsPerSecond),
             from_workload: None,
             from_runtime: FromRuntime { to_workload: runtime, from_workload: false },
-            class: None,
+            ..AskedLimits::default()
         }
     }
 

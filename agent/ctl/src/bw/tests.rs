@@ -1,4 +1,4 @@
-use turnpike_agent_api::{Attachment, BwDirection, BwShadow, BwSource, BwUplink, PodInfo, Rates};
+use turnpike_agent_api::{Attachment, BwBurst, BwDirection, BwShadow, BwSource, BwUplink, PodInfo, Rates};
 
 use super::*;
 
@@ -11,6 +11,8 @@ pub(super) fn report() -> BwReport {
         addresses: vec![format!("10.244.1.{last}").parse().unwrap()],
         host_link: format!("tpk{last}"),
         class: None,
+        exempt: Vec::new(),
+        exempt_refused: Vec::new(),
         to_workload,
         from_workload: BwDirection { decided_by: "nobody".into(), ..BwDirection::default() },
     };
@@ -28,6 +30,11 @@ pub(super) fn report() -> BwReport {
         not_capable: 2,
         drops: 3,
         queue_us: 1_250,
+        burst: Some(BwBurst {
+            time: "20ms".into(),
+            bytes: 250_000,
+            decided_by: "annotation turnpike.io/ingress-burst".into(),
+        }),
         shadow: Some(BwShadow {
             limit: 20_000_000,
             decided_by: "NodeBandwidth/try spec.limits".into(),
@@ -76,6 +83,7 @@ to the pod (ingress)
   limit       100Mbit/s = 12.5MB/s, decided by NodeBandwidth/base spec.limits
     source    100M   NodeBandwidth/base spec.limits
     source    1G     annotation kubernetes.io/ingress-bandwidth
+  burst       20ms = 250kB at once, annotation turnpike.io/ingress-burst
   rate        95.6Mbit/s over 1 s, 9.56Mbit/s over 10 s
   share       95.6% of the limit
   packets     17 marked (CE), 2 due but without ECN, 3 dropped

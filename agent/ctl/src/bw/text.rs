@@ -1,7 +1,7 @@
 //! Reports for people.
 
 use turnpike_agent_api::{
-    BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReport, BwShadow, BwTrial, BwUplink, Rates,
+    BwBurst, BwClass, BwDirection, BwPlan, BwPlanRow, BwPod, BwReport, BwShadow, BwTrial, BwUplink, Rates,
 };
 
 use crate::table::{duration, rate, table};
@@ -33,6 +33,13 @@ pub(super) fn show(pod: &BwPod) -> String {
     if let Some(class) = &pod.class {
         text.push_str(&format!("class {class} of the node tree\n"));
     }
+    if !pod.exempt.is_empty() {
+        text.push_str(&format!("not limited with {}\n", pod.exempt.join(", ")));
+    }
+    if !pod.exempt_refused.is_empty() {
+        let refused = pod.exempt_refused.join(", ");
+        text.push_str(&format!("asks to exempt {refused}, which no spec.exemptible holds\n"));
+    }
     for (heading, direction) in
         [("to the pod (ingress)", &pod.to_workload), ("from the pod (egress)", &pod.from_workload)]
     {
@@ -60,6 +67,9 @@ fn lines(direction: &BwDirection) -> Vec<(&'static str, String)> {
         for source in &direction.sources {
             lines.push(("  source", format!("{:<7}{}", rate(Some(source.rate)), source.source)));
         }
+    }
+    if let Some(BwBurst { time, bytes, decided_by }) = &direction.burst {
+        lines.push(("burst", format!("{time} = {}B at once, {decided_by}", short(Some(*bytes)))));
     }
     let Rates { last_1s, last_10s } = direction.rates;
     lines.push(("rate", format!("{}bit/s over 1 s, {}bit/s over 10 s", short(last_1s), short(last_10s))));

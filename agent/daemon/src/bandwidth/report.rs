@@ -1,8 +1,14 @@
 //! The report behind `turnpike bw show` and `turnpike bw top`.
 
-use turnpike_agent_api::{BwClass, BwDirection, BwPod, BwReport, BwShadow, BwSource, BwUplink, Rates};
-use turnpike_calc::{Decision, Meter, Series, class_of, explain, explain_shadow, node_tree};
+use turnpike_agent_api::{
+    BwBurst, BwClass, BwDirection, BwPod, BwReport, BwShadow, BwSource, BwUplink, Rates,
+};
+use turnpike_calc::{
+    BurstSource, Decision, Extras, Meter, Series, class_of, explain, explain_extras, explain_shadow,
+    node_tree,
+};
 use turnpike_dataplane::{HOST_CLASS, PodUsage, QueueUsage, UplinkUsage};
+use turnpike_model::burst::Burst;
 use turnpike_model::desired::NodeTree;
 
 use crate::agent::Agent;
@@ -21,9 +27,10 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
         let asked = &entry.record.asked;
         let [to, from] = explain(resources, at, asked);
         let [shadow_to, shadow_from] = explain_shadow(resources, at, asked);
-        (entry.clone(), [(to, shadow_to), (from, shadow_from)])
+        let extras = explain_extras(resources, at, asked);
+        (entry.clone(), [(to, shadow_to), (from, shadow_from)], extras)
     };
-    let decisions: Vec<(PodEntry, [Decided; 2])> = books.pods().values().map(decide).collect();
+    let decisions: Vec<(PodEntry, [Decided; 2], Extras)> = books.pods().values().map(decide).collect();
     let node = books.node().name.clone();
     let tree = node_tree(books.resources(), books.node());
     drop(books);
@@ -31,10 +38,10 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
     let (meter, latest) = (&seen.meter, &seen.latest);
     let mut pods: Vec<BwPod> = decisions
         .into_iter()
-        .map(|(entry, decided)| {
+        .map(|(entry, decided, extras)| {
             let usage = latest.pods.get(&entry.record.host_link).copied().unwrap_or_default();
             let class = class_name(tree.as_ref(), &entry);
-            BwPod { class, ..pod(&entry, decided, usage, meter) }
+            with_extras(BwPod { class, ..pod(&entry, decided, usage, meter) }, &extras)
         })
         .collect();
     pods.sort_by(|a, b| name(a).cmp(&name(b)));
@@ -120,7 +127,25 @@ fn pod(entry: &PodEntry, [to, from]: [Decided; 2], usage: PodUsage, meter: &Mete
         from_workload: direction(from, usage.from_workload, rates(meter, &Series::FromPod(link.clone()))),
         host_link: link,
         class: None,
+        exempt: Vec::new(),
+        exempt_refused: Vec::new(),
     }
+}
+
+fn with_extras(mut pod: BwPod, extras: &Extras) -> BwPod {
+    let Extras { bursts, decided_by: [to_by, from_by], exempt, refused } = extras;
+    let burst = |limit: Option<u64>, burst: Burst, by: &BurstSource| {
+        limit.map(|limit| BwBurst {
+            time: burst.to_string(),
+            bytes: over(limit / 8, u64::try_from(burst.time().as_micros()).unwrap_or(u64::MAX), 1_000_000),
+            decided_by: by.to_string(),
+        })
+    };
+    pod.to_workload.burst = burst(pod.to_workload.limit, bursts.to_workload, to_by);
+    pod.from_workload.burst = burst(pod.from_workload.limit, bursts.from_workload, from_by);
+    pod.exempt = exempt.iter().map(ToString::to_string).collect();
+    pod.exempt_refused = refused.iter().map(ToString::to_string).collect();
+    pod
 }
 
 fn direction((decision, shadow): Decided, usage: QueueUsage, rates: Rates) -> BwDirection {
@@ -139,6 +164,7 @@ fn direction((decision, shadow): Decided, usage: QueueUsage, rates: Rates) -> Bw
         not_capable: usage.not_capable,
         drops: usage.drops,
         queue_us: limit.map_or(0, |limit| over(usage.backlog, 8_000_000, limit)),
+        burst: None,
         shadow: shadow.and_then(|decision| shadow_of(&decision, usage)),
     }
 }

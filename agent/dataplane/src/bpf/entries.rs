@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use turnpike_ebpf_loader::abi::{
-    Addr, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ShadowConfig, ToaConfig, ToaFormat, Uplink, Veth,
+    Addr, ExemptKey, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ShadowConfig, ToaConfig, ToaFormat,
+    Uplink, Veth,
 };
-use turnpike_model::desired::{self, DesiredState, Endpoint, Limits};
+use turnpike_model::desired::{self, DesiredState, Endpoint};
 
 use crate::endpoint::{self, HOST_MAC};
 use crate::links::Link;
 use crate::nft;
-use crate::tc::shape::Shape;
+use crate::tc::shape::{Limit, Shape};
 
 /// How to reach a pod: one entry for each of its addresses.
 pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry> {
@@ -39,6 +40,9 @@ pub(crate) fn veth(endpoint: &Endpoint) -> Veth {
     if endpoint.shadow.from_workload.is_some() {
         veth.flags |= Veth::SHADOW;
     }
+    if !endpoint.exempt.is_empty() {
+        veth.flags |= Veth::EXEMPT;
+    }
     for address in &endpoint.addresses {
         match address {
             IpAddr::V4(ip) => veth.ip4 = ip.octets(),
@@ -51,25 +55,60 @@ pub(crate) fn veth(endpoint: &Endpoint) -> Veth {
     veth
 }
 
-/// Marking laws of a pod's links: host veth and ifb.
-pub(crate) fn marks(limits: &Limits, veth: u32, ifb: Option<u32>) -> BTreeMap<u32, MarkConfig> {
-    [(limits.to_workload, Some(veth)), (limits.from_workload, ifb)]
-        .into_iter()
-        .filter_map(|(limit, link)| Some((link?, MarkConfig::for_rate(limit?.0)?)))
-        .collect()
+/// Indices of a pod's links.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Indices {
+    pub(crate) veth: u32,
+    /// Where what it sends is queued.
+    pub(crate) ifb: Option<u32>,
+    /// Where what it receives is queued, if not on the veth.
+    pub(crate) to_pod_ifb: Option<u32>,
 }
 
-/// Shadow limits of a pod by key; a rate that makes no sense has none.
-pub(crate) fn shadows(endpoint: &Endpoint, veth: u32) -> BTreeMap<u32, ShadowConfig> {
-    let Limits { to_workload, from_workload } = endpoint.shadow;
-    [(to_workload, veth), (from_workload, ShadowConfig::from_pod_key(veth))]
-        .into_iter()
-        .filter_map(|(limit, key)| {
-            let limit = limit?;
-            let shape = Shape::new(limit, endpoint.mtu).ok()?;
-            Some((key, ShadowConfig { law: MarkConfig::for_rate(limit.0)?, drop_ns: shape.hold_ns() }))
-        })
-        .collect()
+impl Indices {
+    fn to_pod_queue(self) -> u32 {
+        self.to_pod_ifb.unwrap_or(self.veth)
+    }
+}
+
+/// Marking laws of a pod's links: those with its queues.
+pub(crate) fn marks(endpoint: &Endpoint, links: Indices) -> BTreeMap<u32, MarkConfig> {
+    let [to, from] = [endpoint.limits.to_workload, endpoint.limits.from_workload];
+    [
+        (Limit::of(to, endpoint.bursts.to_workload), Some(links.to_pod_queue())),
+        (Limit::of(from, endpoint.bursts.from_workload), links.ifb),
+    ]
+    .into_iter()
+    .filter_map(|(limit, link)| Some((link?, law(limit?)?)))
+    .collect()
+}
+
+fn law(limit: Limit) -> Option<MarkConfig> {
+    Some(MarkConfig::for_rate(limit.rate.0)?.with_bucket(limit.more_than_usual_ns()))
+}
+
+/// Shadow limits of a pod by key; a rate that makes no sense has none. What it receives is counted where it is queued,
+/// so that what is exempt is not.
+pub(crate) fn shadows(endpoint: &Endpoint, links: Indices) -> BTreeMap<u32, ShadowConfig> {
+    let [to, from] = [endpoint.shadow.to_workload, endpoint.shadow.from_workload];
+    [
+        (Limit::of(to, endpoint.bursts.to_workload), links.to_pod_queue()),
+        (Limit::of(from, endpoint.bursts.from_workload), ShadowConfig::from_pod_key(links.veth)),
+    ]
+    .into_iter()
+    .filter_map(|(limit, key)| {
+        let shape = Shape::new(limit?, endpoint.mtu).ok()?;
+        Some((key, ShadowConfig { law: law(limit?)?, drop_ns: shape.hold_ns() }))
+    })
+    .collect()
+}
+
+/// Ranges that a pod's limits do not count.
+pub(crate) fn exempt(endpoint: &Endpoint, veth: u32) -> BTreeMap<ExemptKey, u8> {
+    let key = |range: &ipnetwork::IpNetwork| {
+        Some((ExemptKey::new(veth, LpmKey::new(range.network(), range.prefix())?), 1))
+    };
+    endpoint.exempt.iter().filter_map(key).collect()
 }
 
 /// Uplinks, numbered in order of their names.
@@ -229,10 +268,59 @@ mod tests {
         assert_eq!((bits("10.9.0.0"), bits("10.8.0.0")), (0b10, LbSource::ANY_UPLINK));
     }
 
+    fn pod() -> Endpoint {
+        Endpoint {
+            id: desired::EndpointId { container_id: "c".to_owned(), ifname: "eth0".to_owned() },
+            host_link: "tpk1".to_owned(),
+            addresses: Vec::new(),
+            mtu: 1500,
+            limits: desired::Limits::default(),
+            shadow: desired::Limits::default(),
+            bursts: desired::Bursts::default(),
+            exempt: BTreeSet::new(),
+            host_ports: Vec::new(),
+            class: None,
+            toa_off: false,
+            mac: None,
+        }
+    }
+
+    const LINKS: Indices = Indices { veth: 7, ifb: Some(8), to_pod_ifb: None };
+
     #[test]
     fn only_limited_links_are_marked() {
-        let limits = Limits { to_workload: Some(desired::BitsPerSecond(1_000_000)), from_workload: None };
-        assert_eq!(marks(&limits, 7, Some(8)).into_keys().collect::<Vec<_>>(), [7]);
-        assert!(marks(&Limits::default(), 7, Some(8)).is_empty());
+        let to_workload = Some(desired::BitsPerSecond(100_000_000));
+        let limited = Endpoint { limits: desired::Limits { to_workload, from_workload: None }, ..pod() };
+        assert_eq!(marks(&limited, LINKS).into_keys().collect::<Vec<_>>(), [7]);
+        let behind = Indices { to_pod_ifb: Some(9), ..LINKS };
+        assert_eq!(marks(&limited, behind).into_keys().collect::<Vec<_>>(), [9]);
+        assert!(marks(&pod(), LINKS).is_empty());
+        // What a longer bucket lets pass at once is not to be marked.
+        let mut long = limited.clone();
+        long.bursts.to_workload = "40ms".parse().unwrap();
+        let [usual, more] = [&limited, &long].map(|pod| marks(pod, LINKS)[&7]);
+        assert_eq!(more.target_ns - usual.target_ns, 30_000_000);
+        assert_eq!(more.ceiling_ns - usual.ceiling_ns, 30_000_000);
+    }
+
+    #[test]
+    fn a_shadow_counts_where_the_queue_is() {
+        let both = desired::Limits {
+            to_workload: Some(desired::BitsPerSecond(1_000_000)),
+            from_workload: Some(desired::BitsPerSecond(1_000_000)),
+        };
+        let shadowed = Endpoint { shadow: both, ..pod() };
+        let from = ShadowConfig::from_pod_key(7);
+        assert_eq!(shadows(&shadowed, LINKS).into_keys().collect::<Vec<_>>(), [7, from]);
+        let behind = Indices { to_pod_ifb: Some(9), ..LINKS };
+        assert_eq!(shadows(&shadowed, behind).into_keys().collect::<Vec<_>>(), [9, from]);
+    }
+
+    #[test]
+    fn exempt_ranges_belong_to_a_link() {
+        let exempting = Endpoint { exempt: ["10.0.0.0/8".parse().unwrap()].into(), ..pod() };
+        let keys: Vec<_> = exempt(&exempting, 7).into_keys().collect();
+        assert_eq!(keys.iter().map(|key| (key.prefix_len, key.link)).collect::<Vec<_>>(), [(32 + 96 + 8, 7)]);
+        assert_eq!(veth(&exempting).flags, Veth::EXEMPT);
     }
 }

@@ -235,6 +235,8 @@ mod tests {
             class: None,
             toa_off: false,
             shadow: Limits::default(),
+            bursts: Default::default(),
+            exempt: Default::default(),
             mac: None,
             host_ports: ports
                 .iter()

@@ -188,6 +188,8 @@ fn links_of(endpoint: &Endpoint) -> Vec<String> {
     if endpoint.limits.from_workload.is_some() {
         names.push(endpoint::ifb_name(&endpoint.host_link));
     }
+    // Wanted or not: its redirect has to go first, and the pod's limit comes back before that.
+    names.push(endpoint::to_pod_ifb_name(&endpoint.host_link));
     names
 }
 

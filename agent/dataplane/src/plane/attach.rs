@@ -5,11 +5,13 @@ use std::os::fd::BorrowedFd;
 
 use turnpike_model::desired::{Endpoint, Protocol};
 
+use crate::bpf::Ifbs;
 use crate::endpoint::{self, HOST_MAC, LINK_PREFIX};
 use crate::host::HostTables;
 use crate::links::{self, Holder, Link, Mac, Veth};
 use crate::pod::{self, PodOptions};
-use crate::tc::{self, Qdiscs, Target, shape};
+use crate::tc::shape::Limit;
+use crate::tc::{self, Qdiscs, Side, Target, shape};
 use crate::{AttachReport, Dataplane, DataplaneError, Problem, Severity, conntrack, host, netns};
 
 impl Dataplane {
@@ -128,10 +130,10 @@ impl Dataplane {
         let link = host::verify_mac(&mut self.netlink, name)?;
         // A new link has none; reading those of all pods is what grows with their number.
         let qdiscs = if created { Qdiscs::default() } else { Qdiscs::read(&mut self.netlink)? };
-        let ifb = self.limit(endpoint, &link, &qdiscs)?;
-        let links = [Some(&link), ifb.as_ref()].into_iter().flatten();
+        let ifbs = self.limit(endpoint, &link, &qdiscs)?;
+        let links = std::iter::once(&link).chain(ifbs.iter());
         self.indices.extend(links.map(|link| (link.name.clone(), link.index)));
-        let mut problems = self.bpf.attach(endpoint, &link, ifb.as_ref());
+        let mut problems = self.bpf.attach(endpoint, &link, &ifbs);
         problems.extend(self.register(endpoint)?);
         self.routes.add(&endpoint.addresses, link.index)?;
         Ok(AttachReport {
@@ -200,26 +202,46 @@ impl Dataplane {
         }
     }
 
-    /// Brings both limits of an endpoint to what it asks for; answers the ifb where there is one.
+    /// Brings both limits of an endpoint to what it asks for; answers the ifbs that there are.
     pub(super) fn limit(
         &mut self,
         endpoint: &Endpoint,
         link: &Link,
         qdiscs: &Qdiscs,
-    ) -> Result<Option<Link>, DataplaneError> {
+    ) -> Result<Ifbs, DataplaneError> {
         let veth = Target { name: &link.name, index: link.index, mtu: link.mtu };
-        tc::set_limit(&mut self.netlink, qdiscs, veth, endpoint.limits.to_workload)?;
+        let Endpoint { host_link, limits, bursts, .. } = endpoint;
+        let to = Limit::of(limits.to_workload, bursts.to_workload);
+        let from = Limit::of(limits.from_workload, bursts.from_workload);
+        let at_ifb = to.filter(|_| endpoint::queues_at_ifb(endpoint));
+        let name = endpoint::to_pod_ifb_name(host_link);
+        let to_pod = self.limit_at_ifb((veth, Side::Egress), &name, at_ifb, qdiscs)?;
+        // After the ifb's is in force, and before it is gone, so that the pod is never without.
+        tc::set_limit(&mut self.netlink, qdiscs, veth, to.filter(|_| at_ifb.is_none()))?;
         self.cap_gso(endpoint, link)?;
-        let name = endpoint::ifb_name(&endpoint.host_link);
-        let Some(limit) = endpoint.limits.from_workload else {
-            tc::set_redirect(&mut self.netlink, qdiscs, veth, None)?;
-            self.remove_ifb(&name)?;
+        let name = endpoint::ifb_name(host_link);
+        let from_pod = self.limit_at_ifb((veth, Side::Ingress), &name, from, qdiscs)?;
+        Ok(Ifbs { from_pod, to_pod })
+    }
+
+    /// Brings the limit behind a redirect on one side of a host veth to this one, or to none.
+    fn limit_at_ifb(
+        &mut self,
+        (veth, side): (Target<'_>, Side),
+        name: &str,
+        limit: Option<Limit>,
+        qdiscs: &Qdiscs,
+    ) -> Result<Option<Link>, DataplaneError> {
+        let Some(limit) = limit else {
+            // A redirect to a link that is gone would swallow everything.
+            tc::set_redirect(&mut self.netlink, qdiscs, (veth, side), None)?;
+            self.remove_ifb(name)?;
             return Ok(None);
         };
-        let ifb = self.ensure_ifb(&name, link.mtu)?;
+        let ifb = self.ensure_ifb(name, veth.mtu)?;
         let target = Target { name: &ifb.name, index: ifb.index, mtu: ifb.mtu };
         tc::set_limit(&mut self.netlink, qdiscs, target, Some(limit))?;
-        tc::set_redirect(&mut self.netlink, qdiscs, veth, Some(ifb.index))?;
+        tc::set_redirect(&mut self.netlink, qdiscs, (veth, side), Some(ifb.index))?;
         Ok(Some(ifb))
     }
 
@@ -260,8 +282,8 @@ impl Dataplane {
         Ok(ifb)
     }
 
-    fn remove_ifb(&mut self, host_link: &str) -> Result<(), DataplaneError> {
-        let Some(ifb) = self.ifb_of(host_link)? else {
+    fn remove_ifb(&mut self, name: &str) -> Result<(), DataplaneError> {
+        let Some(ifb) = self.ifb_of(name)? else {
             return Ok(());
         };
         match self.netlink.call(&links::delete(ifb.index)) {

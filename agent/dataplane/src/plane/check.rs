@@ -7,7 +7,8 @@ use turnpike_model::desired::Endpoint;
 use crate::endpoint::{self, HOST_MAC};
 use crate::host::{self, HostTables};
 use crate::links::{self, Holder, Link};
-use crate::tc::{self, Qdiscs, Target};
+use crate::tc::shape::Limit;
+use crate::tc::{self, Qdiscs, Side, Target};
 use crate::{Dataplane, DataplaneError, Finding, LimitsInForce, pod, sysctl};
 
 use super::attach::in_pod;
@@ -102,16 +103,27 @@ impl Dataplane {
             return Ok(in_force);
         };
         let target = Target { name: &veth.name, index: veth.index, mtu: veth.mtu };
-        if tc::has_limit(&qdiscs, target, endpoint.limits.to_workload) {
-            in_force.to_workload = endpoint.limits.to_workload;
-        }
-        if let Some(ifb) = read(self, &endpoint::ifb_name(&endpoint.host_link))? {
+        let Endpoint { host_link, limits, bursts, .. } = endpoint;
+        let to = Limit::of(limits.to_workload, bursts.to_workload);
+        let from = Limit::of(limits.from_workload, bursts.from_workload);
+        let behind = |plane: &mut Self, name: String, side: Side, limit: Option<Limit>| {
+            let Some(ifb) = read(plane, &name)? else { return Ok(false) };
             let queue = Target { name: &ifb.name, index: ifb.index, mtu: ifb.mtu };
-            if tc::has_limit(&qdiscs, queue, endpoint.limits.from_workload)
-                && tc::has_redirect(&mut self.netlink, &qdiscs, target, Some(ifb.index))?
-            {
-                in_force.from_workload = endpoint.limits.from_workload;
-            }
+            Ok::<_, DataplaneError>(
+                tc::has_limit(&qdiscs, queue, limit)
+                    && tc::has_redirect(&mut plane.netlink, &qdiscs, (target, side), Some(ifb.index))?,
+            )
+        };
+        let to_holds = if endpoint::queues_at_ifb(endpoint) {
+            behind(self, endpoint::to_pod_ifb_name(host_link), Side::Egress, to)?
+        } else {
+            tc::has_limit(&qdiscs, target, to)
+        };
+        if to_holds {
+            in_force.to_workload = limits.to_workload;
+        }
+        if behind(self, endpoint::ifb_name(host_link), Side::Ingress, from)? {
+            in_force.from_workload = limits.from_workload;
         }
         Ok(in_force)
     }

@@ -61,7 +61,7 @@ impl Dataplane {
     pub(super) fn sweep(&mut self) -> Result<bool, DataplaneError> {
         let mut doomed = Vec::new();
         for gone in &self.cut_off {
-            for name in [gone.host_link.clone(), endpoint::ifb_name(&gone.host_link)] {
+            for name in endpoint::links_of(&gone.host_link) {
                 let present = links::by_name(&mut self.netlink, &name);
                 doomed.extend(present.map_err(|refusal| refusal.doing(format!("read {name}")))?);
             }
@@ -118,8 +118,11 @@ impl Dataplane {
     }
 
     pub(super) fn detach_link(&mut self, host_link: &str) -> Result<(), DataplaneError> {
-        let doomed: Vec<Link> =
-            [self.our_link(host_link)?, self.ifb_of(host_link)?].into_iter().flatten().collect();
+        let [_, ifb, to_pod_ifb] = endpoint::links_of(host_link);
+        let doomed: Vec<Link> = [self.our_link(host_link)?, self.ifb_of(&ifb)?, self.ifb_of(&to_pod_ifb)?]
+            .into_iter()
+            .flatten()
+            .collect();
         let mut addresses = self.unregister(host_link);
         let mut results = vec![
             self.bpf.forget_addresses(&addresses).map_err(DataplaneError::Ebpf),
@@ -148,9 +151,9 @@ impl Dataplane {
         Ok(present.filter(|link| link.is_kind("veth")))
     }
 
-    pub(super) fn ifb_of(&mut self, host_link: &str) -> Result<Option<Link>, DataplaneError> {
-        let name = endpoint::ifb_name(host_link);
-        let present = links::by_name(&mut self.netlink, &name)
+    /// The ifb of this name, where there is one.
+    pub(super) fn ifb_of(&mut self, name: &str) -> Result<Option<Link>, DataplaneError> {
+        let present = links::by_name(&mut self.netlink, name)
             .map_err(|refusal| refusal.doing(format!("read {name}")))?;
         Ok(present.filter(|link| link.is_kind("ifb")))
     }

@@ -171,21 +171,26 @@ impl Dataplane {
             .limits
             .from_workload
             .and_then(|_| self.indices.get(&endpoint::ifb_name(&endpoint.host_link)).copied());
-        let shadow = |limit: Option<BitsPerSecond>, from_pod| limit.and(self.shadow_usage(veth, from_pod));
+        let to_pod = endpoint::queues_at_ifb(endpoint)
+            .then(|| self.indices.get(&endpoint::to_pod_ifb_name(&endpoint.host_link)).copied())
+            .flatten()
+            .unwrap_or(veth);
+        let shadow =
+            |limit: Option<BitsPerSecond>, link, from_pod| limit.and(self.shadow_usage(link, from_pod));
         Some(PodUsage {
             to_workload: QueueUsage {
-                shadow: shadow(endpoint.shadow.to_workload, false),
-                ..queue(endpoint.limits.to_workload, Some(veth), bytes.sent)
+                shadow: shadow(endpoint.shadow.to_workload, to_pod, false),
+                ..queue(endpoint.limits.to_workload, Some(to_pod), bytes.sent)
             },
             from_workload: QueueUsage {
-                shadow: shadow(endpoint.shadow.from_workload, true),
+                shadow: shadow(endpoint.shadow.from_workload, veth, true),
                 ..queue(endpoint.limits.from_workload, ifb, bytes.received)
             },
         })
     }
 
-    fn shadow_usage(&self, veth: u32, from_pod: bool) -> Option<ShadowUsage> {
-        let state = self.bpf.shadow(veth, from_pod)?;
+    fn shadow_usage(&self, link: u32, from_pod: bool) -> Option<ShadowUsage> {
+        let state = self.bpf.shadow(link, from_pod)?;
         Some(ShadowUsage {
             packets: state.packets,
             marked: state.marked,

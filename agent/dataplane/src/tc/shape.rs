@@ -1,5 +1,6 @@
 //! The numbers of a limit: from a rate to a token bucket and the queue behind it. Pure.
 
+use turnpike_model::burst::Burst;
 use turnpike_model::desired::BitsPerSecond;
 
 /// Least limit, bits per second: below it a full frame would take more than a second.
@@ -23,6 +24,26 @@ const PEAK_RATE: u32 = 4_000_000_000;
 const LEAST_QUEUE_FRAMES: u64 = 64;
 /// Up to this size the queue holds 25 ms, beyond it 10 ms.
 const LONG_QUEUE_BYTES: u64 = 1_000_000;
+
+/// A rate, and how much may pass at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) rate: BitsPerSecond,
+    pub(crate) burst: Burst,
+}
+
+impl Limit {
+    /// Where there is a rate.
+    pub(crate) fn of(rate: Option<BitsPerSecond>, burst: Burst) -> Option<Self> {
+        rate.map(|rate| Self { rate, burst })
+    }
+
+    /// By how much the bucket is longer than usual, in nanoseconds.
+    pub(crate) fn more_than_usual_ns(self) -> u64 {
+        let more = self.burst.time().saturating_sub(Burst::default().time());
+        u64::try_from(more.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
 
 /// A limit as TBF wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,15 +69,16 @@ pub(crate) struct Peak {
 
 impl Shape {
     /// The shape of a limit on links with this MTU; an error in words where the rate makes no sense.
-    pub(crate) fn new(limit: BitsPerSecond, mtu: u32) -> Result<Self, String> {
-        let BitsPerSecond(bits) = limit;
+    pub(crate) fn new(limit: Limit, mtu: u32) -> Result<Self, String> {
+        let BitsPerSecond(bits) = limit.rate;
         if bits < LEAST_RATE {
             return Err(format!("{bits} bit/s is less than the least limit of {LEAST_RATE} bit/s"));
         }
         let rate = bits / 8;
         let frame = u64::from(mtu.saturating_add(ETHERNET_HEADER));
-        // 10 ms ride out a late timer; in the first second they are 1 % over.
-        let burst = (rate / 100).max(frame.saturating_mul(10));
+        // The usual 10 ms ride out a late timer; in the first second they are 1 % over.
+        let bucket = u128::from(rate) * limit.burst.time().as_micros() / 1_000_000;
+        let burst = u64::try_from(bucket).unwrap_or(u64::MAX).max(frame.saturating_mul(10));
         let queue = (rate / 100).max(LONG_QUEUE_BYTES.min(rate / 40)).max(frame * LEAST_QUEUE_FRAMES);
         let peak = (bits < SPLIT_BELOW)
             .then(|| Peak { rate: PEAK_RATE, mtu_ticks: ticks(2 * frame, u64::from(PEAK_RATE)) });
@@ -97,8 +119,21 @@ pub(crate) fn gso_cap(limit: BitsPerSecond, mtu: u32) -> Option<u32> {
 mod tests {
     use super::*;
 
+    fn limit(bits: u64, burst: &str) -> Limit {
+        Limit { rate: BitsPerSecond(bits), burst: burst.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_longer_burst_is_a_larger_bucket_and_the_same_queue() {
+        let (usual, long) = (shape(100_000_000), Shape::new(limit(100_000_000, "40ms"), 1500).unwrap());
+        assert_eq!(long.buffer_ticks, 4 * usual.buffer_ticks);
+        assert_eq!(long.queue_bytes, usual.queue_bytes);
+        assert_eq!(limit(1, "40ms").more_than_usual_ns(), 30_000_000);
+        assert_eq!(limit(1, "5ms").more_than_usual_ns(), 0);
+    }
+
     fn shape(bits: u64) -> Shape {
-        Shape::new(BitsPerSecond(bits), 1500).unwrap()
+        Shape::new(limit(bits, "10ms"), 1500).unwrap()
     }
 
     #[test]
@@ -137,9 +172,9 @@ mod tests {
 
     #[test]
     fn a_rate_of_nearly_nothing_is_refused() {
-        assert!(Shape::new(BitsPerSecond(0), 1500).is_err());
-        assert!(Shape::new(BitsPerSecond(LEAST_RATE), 1500).is_ok());
-        assert!(Shape::new(BitsPerSecond(u64::MAX), 1500).is_ok());
+        assert!(Shape::new(limit(0, "10ms"), 1500).is_err());
+        assert!(Shape::new(limit(LEAST_RATE, "10ms"), 1500).is_ok());
+        assert!(Shape::new(limit(u64::MAX, "1s"), 1500).is_ok());
     }
 
     #[test]

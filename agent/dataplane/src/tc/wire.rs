@@ -232,8 +232,26 @@ pub(crate) fn new_clsact(link: u32) -> Request {
     message(RTM_NEWQDISC, CREATE | EXCL, [link, CLSACT_HANDLE, CLSACT, 0], &attributes)
 }
 
-/// Sends everything that arrives on `link` through the egress of `target`, an ifb.
-pub(crate) fn new_redirect(link: u32, target: u32) -> Request {
+/// Where a redirect sits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// What arrives on the link: a pod's packets, on its host veth.
+    Ingress,
+    /// What leaves through it.
+    Egress,
+}
+
+impl Side {
+    const fn parent(self) -> u32 {
+        match self {
+            Self::Ingress => CLSACT_INGRESS,
+            Self::Egress => CLSACT_EGRESS,
+        }
+    }
+}
+
+/// Sends everything that comes by on this side of `link` through the egress of `target`, an ifb.
+pub(crate) fn new_redirect(link: u32, side: Side, target: u32) -> Request {
     // struct tc_u32_sel with one key that matches anything.
     let mut selector = vec![U32_TERMINAL, 0, 1, 0];
     selector.resize(16 + 16, 0);
@@ -247,17 +265,17 @@ pub(crate) fn new_redirect(link: u32, target: u32) -> Request {
     let options =
         Attributes::default().put(U32_SEL, &selector).nest(U32_ACT, &Attributes::default().nest(1, &action));
     let attributes = Attributes::default().put_text(TCA_KIND, "u32").nest(TCA_OPTIONS, &options);
-    message(RTM_NEWTFILTER, CREATE | EXCL, [link, 0, CLSACT_INGRESS, redirect_info()], &attributes)
+    message(RTM_NEWTFILTER, CREATE | EXCL, [link, 0, side.parent(), redirect_info()], &attributes)
 }
 
 /// Removes our redirect.
-pub(crate) fn delete_redirect(link: u32) -> Request {
-    message(RTM_DELTFILTER, 0, [link, 0, CLSACT_INGRESS, redirect_info()], &Attributes::default())
+pub(crate) fn delete_redirect(link: u32, side: Side) -> Request {
+    message(RTM_DELTFILTER, 0, [link, 0, side.parent(), redirect_info()], &Attributes::default())
 }
 
-/// Dumps the ingress filters of one link.
-pub(crate) fn get_ingress_filters(link: u32) -> Request {
-    message(RTM_GETTFILTER, 0, [link, 0, CLSACT_INGRESS, 0], &Attributes::default())
+/// Dumps the filters on one side of a link.
+pub(crate) fn get_filters(link: u32, side: Side) -> Request {
+    message(RTM_GETTFILTER, 0, [link, 0, side.parent(), 0], &Attributes::default())
 }
 
 /// Asks for the eBPF filter of ours that a link has in this direction.
@@ -297,15 +315,18 @@ fn filter_info(priority: u16) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use turnpike_model::burst::Burst;
     use turnpike_model::desired::BitsPerSecond;
 
+    use super::super::shape::Limit;
     use super::*;
 
     #[test]
     fn a_tbf_message_reads_back_as_its_shape() {
         for bits in [100_000_000, 1_000_000_000, 400_000_000_000] {
-            let shape = Shape::new(BitsPerSecond(bits), 1500).unwrap();
-            let other = Shape::new(BitsPerSecond(bits + 8000), 1500).unwrap();
+            let limit = |bits| Limit { rate: BitsPerSecond(bits), burst: Burst::default() };
+            let shape = Shape::new(limit(bits), 1500).unwrap();
+            let other = Shape::new(limit(bits + 8000), 1500).unwrap();
             let qdisc = parse_qdisc(&new_tbf(1, &shape).body).unwrap();
             assert!(qdisc.has_shape(&shape));
             assert!(!qdisc.has_shape(&other));
@@ -314,8 +335,10 @@ mod tests {
 
     #[test]
     fn a_redirect_names_its_target() {
-        assert_eq!(redirect_target(&new_redirect(3, 77).body), Some(77));
-        assert_eq!(redirect_target(&delete_redirect(3).body), None);
+        for side in [Side::Ingress, Side::Egress] {
+            assert_eq!(redirect_target(&new_redirect(3, side, 77).body), Some(77));
+            assert_eq!(redirect_target(&delete_redirect(3, side).body), None);
+        }
         assert_eq!(redirect_target(&[]), None);
     }
 }

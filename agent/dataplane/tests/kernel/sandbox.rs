@@ -171,6 +171,8 @@ pub(crate) fn endpoint(n: u8) -> Endpoint {
         host_ports: Vec::new(),
         toa_off: false,
         shadow: Limits::default(),
+        bursts: Default::default(),
+        exempt: Default::default(),
         mac: None,
     }
 }
