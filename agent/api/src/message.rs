@@ -103,6 +103,13 @@ pub enum Request {
         /// Stay, and hear of each change.
         watch: bool,
     },
+    /// A subscriber to events has acted upon everything up to a resourceVersion.
+    Acknowledge {
+        /// Who, as `gates.subscribers.names` has it.
+        subscriber: String,
+        /// Up to where.
+        version: u64,
+    },
     /// Load-balancer traffic by source and reason.
     LbFlows,
     /// Why a pod's connections did or did not get their clients' addresses.

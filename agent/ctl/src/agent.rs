@@ -11,7 +11,7 @@ use turnpike_agent_api::{Client, IpamReply, IpamRequest, Reply, Request, StatusR
 use crate::Output;
 
 /// Longest wait for an answer.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One question about addresses or pods.
 pub(crate) fn ask(socket: &Path, request: IpamRequest) -> Result<IpamReply> {

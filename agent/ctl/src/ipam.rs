@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use turnpike_agent_api::{AddressStatus, Client, Collected, IpamBook, IpamFinding, IpamReply, IpamRequest};
+use turnpike_agent_api::{
+    AddressStatus, Client, Collected, IpamBook, IpamFinding, IpamReply, IpamRequest, Reply, Request,
+};
 
 use crate::Global;
-use crate::agent::{ask, print, show};
+use crate::agent::{TIMEOUT, ask, print, show};
 use crate::pods::pod_name;
 use crate::table::{duration, table};
 
@@ -35,6 +37,13 @@ pub(crate) enum IpamCommand {
         #[arg(long)]
         since: Option<u64>,
     },
+    /// Say that a subscriber has acted upon every event up to a resourceVersion; an ADD may be waiting for it.
+    Acknowledge {
+        /// Who, as `gates.subscribers.names` in agent.toml has it.
+        subscriber: String,
+        /// Up to where.
+        version: u64,
+    },
     /// Free one address: end its rest, or give up the dead pod that holds it. A living pod keeps its own.
     Release {
         /// Which.
@@ -48,6 +57,9 @@ pub(crate) fn run(global: &Global, command: &IpamCommand) -> Result<ExitCode> {
         IpamCommand::Show => IpamRequest::Show,
         IpamCommand::Check => IpamRequest::Check,
         IpamCommand::Gc { dry_run } => IpamRequest::Gc { dry_run: *dry_run },
+        IpamCommand::Acknowledge { subscriber, version } => {
+            return acknowledge(global, subscriber, *version);
+        }
         IpamCommand::Events { watch, since } => return events(global, *since, *watch),
         IpamCommand::Release { address } => IpamRequest::Release { address: *address },
     };
@@ -62,6 +74,15 @@ pub(crate) fn run(global: &Global, command: &IpamCommand) -> Result<ExitCode> {
         IpamReply::Explained(_) => bail!("turnpike-agent answered something else"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn acknowledge(global: &Global, subscriber: &str, version: u64) -> Result<ExitCode> {
+    let request = Request::Acknowledge { subscriber: subscriber.to_owned(), version };
+    match Client::connect(&global.agent_socket)?.request(&request, &[], TIMEOUT)? {
+        Reply::Done => Ok(ExitCode::SUCCESS),
+        Reply::Error(error) => Err(error.into()),
+        _ => bail!("turnpike-agent answered something else; install the same release of both"),
+    }
 }
 
 /// Copies the stream, line by line, until either side ends.

@@ -11,6 +11,8 @@ use turnpike_calc::Node;
 use turnpike_dataplane::DataplaneConfig;
 use turnpike_model::selector::Labels;
 
+use crate::gates::Gates;
+
 /// The agent's configuration. Every field has a default; the sample in deploy/ documents them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) ipam: IpamConfig,
     pub(crate) network: Network,
     pub(crate) bgpd: Bgpd,
+    pub(crate) gates: Gates,
 }
 
 /// Who this node is.
@@ -151,7 +154,9 @@ impl Config {
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        Ok(toml::from_str(text)?)
+        let config: Self = toml::from_str(text)?;
+        config.gates.check()?;
+        Ok(config)
     }
 
     pub(crate) fn spool(&self) -> PathBuf {

@@ -2,9 +2,10 @@
 //!
 //! JSON lines on the agent's socket, each with a `resourceVersion`. A subscriber lists, then goes on from the version
 //! that it has seen last; once that is no longer remembered (or the agent has been restarted) it hears `too-old` and
-//! lists again. A change may be told twice, never left out. Nothing of ADD or DEL waits for a subscriber.
+//! lists again. A change may be told twice, never left out. Subscribers may acknowledge what they have acted upon; ADD
+//! waits for that where `gates.subscribers` says so, DEL never.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -55,6 +56,7 @@ enum Line {
 pub(crate) struct Events {
     log: Mutex<Log>,
     grown: Condvar,
+    acknowledged: Condvar,
 }
 
 #[derive(Debug)]
@@ -63,22 +65,64 @@ struct Log {
     version: u64,
     lines: VecDeque<(u64, Line)>,
     subscribers: usize,
+    /// What each has acted upon, by its name.
+    acknowledged: BTreeMap<String, u64>,
 }
 
 impl Default for Events {
     /// Versions begin with the wall clock, so that those of an earlier run are older than all of this one.
     fn default() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
-        let log = Log { version: u64::try_from(now).unwrap_or(0), lines: VecDeque::new(), subscribers: 0 };
-        Self { log: Mutex::new(log), grown: Condvar::new() }
+        let log = Log {
+            version: u64::try_from(now).unwrap_or(0),
+            lines: VecDeque::new(),
+            subscribers: 0,
+            acknowledged: BTreeMap::new(),
+        };
+        Self { log: Mutex::new(log), grown: Condvar::new(), acknowledged: Condvar::new() }
     }
 }
 
 impl Events {
-    /// A pod has its addresses.
-    pub(crate) fn assigned(&self, node: &str, record: &PodRecord) {
+    /// A pod has its addresses; the version under which that is told.
+    pub(crate) fn assigned(&self, node: &str, record: &PodRecord) -> u64 {
         let item = assignment(node, record);
-        self.push(|resource_version| Line::Assigned { resource_version, item });
+        self.push(|resource_version| Line::Assigned { resource_version, item })
+    }
+
+    /// A subscriber has acted upon everything up to a version.
+    ///
+    /// # Errors
+    /// Nothing of that version has been told.
+    pub(crate) fn acknowledge(&self, subscriber: &str, version: u64) -> Result<(), String> {
+        let mut log = self.log();
+        if version > log.version {
+            return Err(format!(
+                "resourceVersion {version} has not been told yet: the latest is {}",
+                log.version
+            ));
+        }
+        let known = log.acknowledged.entry(subscriber.to_owned()).or_default();
+        *known = version.max(*known);
+        self.acknowledged.notify_all();
+        Ok(())
+    }
+
+    /// Waits until each of these has acknowledged a version; those that have not when the time is up.
+    pub(crate) fn wait_acknowledged(
+        &self,
+        names: &[String],
+        version: u64,
+        patience: Duration,
+    ) -> Vec<String> {
+        let silent = |log: &Log| -> Vec<String> {
+            let late = |name: &&String| log.acknowledged.get(*name).is_none_or(|known| *known < version);
+            names.iter().filter(late).cloned().collect()
+        };
+        let waited =
+            self.acknowledged.wait_timeout_while(self.log(), patience, |log| !silent(log).is_empty());
+        let (log, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        silent(&log)
     }
 
     /// A pod has given them up.
@@ -87,7 +131,7 @@ impl Events {
         self.push(|resource_version| Line::Released { resource_version, item });
     }
 
-    fn push(&self, line: impl FnOnce(u64) -> Line) {
+    fn push(&self, line: impl FnOnce(u64) -> Line) -> u64 {
         let mut log = self.log();
         log.version += 1;
         let version = log.version;
@@ -96,6 +140,7 @@ impl Events {
             log.lines.pop_front();
         }
         self.grown.notify_all();
+        version
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -76,6 +76,11 @@ impl Gateways {
             .collect()
     }
 
+    /// All of them, whether they answer or not.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.known.keys().map(|(_, address)| *address).collect()
+    }
+
     /// Why the node cannot be said to reach its network: it has gateways, and none has answered.
     pub(crate) fn lost(&self) -> Option<String> {
         let answers = self.known.values().any(|(reach, _)| *reach == Reach::Answers);

@@ -13,6 +13,7 @@ mod config;
 mod drain;
 mod events;
 mod failpoint;
+mod gates;
 mod gateways;
 mod install;
 mod ipam;

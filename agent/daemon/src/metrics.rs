@@ -41,11 +41,18 @@ struct VerbLabel {
     verb: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GateLabels {
+    gate: &'static str,
+    outcome: &'static str,
+}
+
 /// What is counted as it happens; all else is read when asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabel, Histogram>,
+    gates: Family<GateLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -53,6 +60,7 @@ impl Default for Metrics {
         Self {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            gates: Family::default(),
         }
     }
 }
@@ -63,6 +71,11 @@ impl Metrics {
         let result = if succeeded { "ok" } else { "error" };
         self.requests.get_or_create(&RequestLabels { verb, result }).inc();
         self.durations.get_or_create(&VerbLabel { verb }).observe(took.as_secs_f64());
+    }
+
+    /// Counts an ADD at a gate.
+    pub(crate) fn gate(&self, gate: &'static str, outcome: &'static str) {
+        self.gates.get_or_create(&GateLabels { gate, outcome }).inc();
     }
 
     /// Requests so far by `VERB result`.
@@ -170,6 +183,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         "Time taken by requests",
         agent.metrics.durations.clone(),
     );
+    registry.register("turnpike_gates", "ADDs at gates by outcome", agent.metrics.gates.clone());
     registry.register_collector(Box::new(Present(Arc::clone(&agent))));
     registry.register_collector(Box::new(crate::bandwidth::Metrics(Arc::clone(&agent))));
     registry.register_collector(Box::new(datapath::Datapath(Arc::clone(&agent))));

@@ -9,8 +9,9 @@ use rustix::thread::{
 };
 
 /// Each with its reason; deploy/systemd names the same.
-const KEPT: [(CapabilitySet, &str); 7] = [
+const KEPT: [(CapabilitySet, &str); 8] = [
     (CapabilitySet::NET_ADMIN, "links, addresses, routes, nftables, tc, sysctls"),
+    (CapabilitySet::NET_RAW, "the echo that proves a pod's gateway"),
     (CapabilitySet::SYS_ADMIN, "pods' namespaces (setns), bpffs; eBPF before Linux 5.8"),
     (CapabilitySet::BPF, "eBPF programs and maps"),
     (CapabilitySet::PERFMON, "eBPF programs that compare pointers"),

@@ -25,6 +25,11 @@ pub(crate) fn answer(agent: &Agent, request: Request, netns: Option<OwnedFd>) ->
         Request::Del(request) => del::del(agent, &request).map(|()| Reply::Done),
         Request::Check(request) => check::check(agent, &request, netns).map(|()| Reply::Done),
         Request::Events { .. } => Err(ErrorReply::new(code::PROTOCOL, "events are a stream, not an answer")),
+        Request::Acknowledge { subscriber, version } => agent
+            .events
+            .acknowledge(&subscriber, version)
+            .map(|()| Reply::Done)
+            .map_err(|message| ErrorReply::new(code::PROTOCOL, message)),
         Request::Ready => agent.ready().map(|()| Reply::Done),
         Request::Gc(request) => gc::gc(agent, &request).map(|()| Reply::Done),
         Request::Ipam(request) => {
@@ -74,6 +79,7 @@ fn describe(request: &Request) -> (&'static str, String) {
         Request::Status => ("status", String::new()),
         Request::Bw(_) => ("bw", String::new()),
         Request::Events { .. } => ("events", String::new()),
+        Request::Acknowledge { subscriber, .. } => ("acknowledge", subscriber.clone()),
         Request::Ipam(request) => ("ipam", crate::ipam::describe(request)),
         Request::LbFlows => ("lb flows", String::new()),
         Request::ToaCheck(request) => ("toa check", request.pod.clone()),

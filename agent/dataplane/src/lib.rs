@@ -22,6 +22,7 @@ mod netns;
 mod nft;
 mod plane;
 mod pod;
+pub mod probe;
 mod report;
 mod routes;
 mod sysctl;

@@ -47,6 +47,8 @@ spec: {cidr: \"fd00:244::100/122\", pool: v6, node: n1}
 /// The node.
 pub(crate) struct Bench {
     pub(crate) node: Node,
+    /// The node's gateway; it knows nothing of pods.
+    pub(crate) outside: Node,
     agent: Mutex<Process>,
 }
 
@@ -63,13 +65,10 @@ impl Bench {
         node.addr("eth0", "10.1.1.11/24")?;
         outside.addr("eth0", "10.1.1.1/24")?;
         node.route("default via 10.1.1.1")?;
-        node.write_file(
-            CONFIG,
-            format!("[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n[bgpd]\nenabled = false\n{more}"),
-        )?;
+        node.write_file(CONFIG, config(more))?;
         node.write_file(format!("{RESOURCES}/pools.yaml"), POOLS)?;
         let agent = launch(&node)?;
-        let bench = Self { node, agent: Mutex::new(agent) };
+        let bench = Self { node, outside, agent: Mutex::new(agent) };
         bench.wait_ready()?;
         Ok(bench)
     }
@@ -96,6 +95,13 @@ impl Bench {
     pub(crate) fn restart(&self) -> Result<()> {
         *self.agent.lock().expect("nobody panicked with it") = launch(&self.node)?;
         self.wait_ready()
+    }
+
+    /// Ends the agent, and starts it with another configuration.
+    pub(crate) fn reconfigure(&self, more: &str) -> Result<()> {
+        self.node.write_file(CONFIG, config(more))?;
+        self.agent.lock().expect("nobody panicked with it").stop()?;
+        self.restart()
     }
 
     /// Ends the agent as an upgrade does, and starts another build of it.
@@ -303,6 +309,10 @@ impl Bench {
             }
         }
     }
+}
+
+fn config(more: &str) -> String {
+    format!("[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n[bgpd]\nenabled = false\n{more}")
 }
 
 fn launch(node: &Node) -> Result<Process> {

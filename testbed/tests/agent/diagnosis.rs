@@ -209,8 +209,8 @@ fn the_agent_gives_up_what_it_does_not_need_and_tells_how_it_is() -> Result<()> 
         let line = status.lines().find_map(|line| line.strip_prefix(name)).context(name.to_owned())?;
         Ok(u64::from_str_radix(line.trim_start_matches(':').trim(), 16)?)
     };
-    // capability.h: DAC_OVERRIDE 1, NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, SYS_RESOURCE 24, PERFMON 38, BPF 39.
-    let allowed = [1, 12, 19, 21, 24, 38, 39].iter().fold(0_u64, |all, bit| all | 1 << bit);
+    // capability.h: DAC_OVERRIDE 1, NET_ADMIN 12, NET_RAW 13, SYS_PTRACE 19, SYS_ADMIN 21, SYS_RESOURCE 24, PERFMON 38, BPF 39.
+    let allowed = [1, 12, 13, 19, 21, 24, 38, 39].iter().fold(0_u64, |all, bit| all | 1 << bit);
     for set in ["CapEff", "CapPrm", "CapBnd"] {
         assert_eq!(field(set)? & !allowed, 0, "{set} in\n{status}");
     }
@@ -280,7 +280,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
 }
 
 /// GET in the network namespace named; the whole answer.
-fn http(node: &Node, netns: &[&str], address: &str, path: &str) -> Result<String> {
+pub(crate) fn http(node: &Node, netns: &[&str], address: &str, path: &str) -> Result<String> {
     let script = format!(
         "import socket,sys\nh,p='{address}'.split(':')\ns=socket.create_connection((h,int(p)),10)\n\
          s.sendall(b'GET {path} HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n')\n\

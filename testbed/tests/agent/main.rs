@@ -13,5 +13,6 @@ mod chaos;
 mod churn;
 mod diagnosis;
 mod fixed;
+mod gates;
 mod upgrade;
 mod verbs;

@@ -17,6 +17,7 @@ use crate::agent::Agent;
 use crate::books::{PodState, Refusal, Reservation, Wanted, host_link, is_damaged};
 use crate::clock;
 use crate::failpoint;
+use crate::gates::{self, Mode};
 use crate::store::{NetnsId, PodRecord};
 
 use super::{dataplane_error, del, endpoint_id, missing_netns, plane_gone};
@@ -44,6 +45,7 @@ pub(super) fn add(
         addresses: addresses(&request)?,
         pod: request.pod.clone(),
     };
+    let gate = gates::asked(&request.annotations)?;
     let asked = (asked, toa_off(&request)?, asked_mac(&request)?);
     let id = endpoint_id(&request.attachment);
     let _guard = agent.locks.lock(&id);
@@ -52,10 +54,46 @@ pub(super) fn add(
         del::remove(agent, &id)?;
     }
     clear_link_name(agent, &id)?;
+    let door = netns.try_clone().map_err(|error| {
+        ErrorReply::new(code::NETNS, format!("the network namespace is unusable: {error}"))
+    })?;
     match existing(agent, &id) {
-        Some(record) => again(agent, &id, record, identity, netns),
-        None => fresh(agent, &id, &request, &wanted, asked, (identity, netns)),
+        Some(record) => {
+            let reply = again(agent, &id, record.clone(), identity, netns)?;
+            // Of what was told before nobody knows whether it was acknowledged: it is told again, if somebody waits.
+            let waits = agent.config.gates.subscribers.mode != Mode::Off;
+            pass_gates(agent, &record, gate, &door, waits)?;
+            Ok(reply)
+        }
+        None => {
+            let (record, reply) = fresh(agent, &id, &request, &wanted, asked, (identity, netns))?;
+            if let Err(error) = pass_gates(agent, &record, gate, &door, true) {
+                // The runtime begins anew, with another container.
+                if let Err(error) = del::remove(agent, &id) {
+                    agent.note_error(format!("take {} back", record.host_link), &error);
+                }
+                return Err(error);
+            }
+            Ok(reply)
+        }
     }
+}
+
+/// The pod is attached and has not been started: what it shall wait for.
+fn pass_gates(
+    agent: &Agent,
+    record: &PodRecord,
+    gate: Mode,
+    netns: &OwnedFd,
+    tell: bool,
+) -> Result<(), ErrorReply> {
+    gates::gateway(agent, record, gate, netns)?;
+    if !tell {
+        return Ok(());
+    }
+    let node = agent.books().node().name.clone();
+    let version = agent.events.assigned(&node, record);
+    gates::subscribers(agent, record, version)
 }
 
 fn existing(agent: &Agent, id: &EndpointId) -> Option<PodRecord> {
@@ -89,7 +127,7 @@ fn fresh(
     wanted: &Wanted,
     (asked, toa_off, mac): (AskedLimits, bool, Option<[u8; 6]>),
     (identity, netns): (NetnsId, OwnedFd),
-) -> Result<AddReply, ErrorReply> {
+) -> Result<(PodRecord, AddReply), ErrorReply> {
     let link = host_link(id);
     let mtu = agent.health().mtu;
     let created = agent.stamp();
@@ -129,8 +167,6 @@ fn fresh(
     failpoint::reach("add-attached");
     forget(agent, &obsolete);
     agent.changed();
-    let node = agent.books().node().name.clone();
-    agent.events.assigned(&node, &record);
     tracing::info!(
         container = id.container_id,
         pod = request.pod.name,
@@ -139,7 +175,8 @@ fn fresh(
         link = record.host_link,
         "pod attached"
     );
-    Ok(reply(&record, &report))
+    let reply = reply(&record, &report);
+    Ok((record, reply))
 }
 
 /// The runtime, or turnpike-cni after a lost reply, asks once more: same namespace, same answer.
