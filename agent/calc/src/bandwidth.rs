@@ -35,6 +35,7 @@ pub use extras::{
 };
 pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
 pub use plan::{Demand, Throttled, tree_throttles};
+pub(crate) use tree::grants;
 pub use tree::{class_of, node_tree};
 pub(crate) use tree::{mistakes, tree_issues};
 

@@ -12,7 +12,9 @@ use turnpike_model::pool::{IpBlockSpec, IpPoolSpec, PoolState};
 use turnpike_model::resource::{Kind, ResourceId, Resources};
 use turnpike_model::selector::{Labels, Selector};
 
-use crate::bandwidth::{AskedLimits, Bounds, NodeLimits, class_of, in_shadow, node_tree, tree_issues};
+use crate::bandwidth::{
+    AskedLimits, Bounds, NodeLimits, class_of, grants, in_shadow, node_tree, tree_issues,
+};
 use crate::validate::Issue;
 
 /// Facts about the node itself.
@@ -47,6 +49,8 @@ pub struct LocalPod {
     pub toa_off: bool,
     /// MAC address that the runtime asked for.
     pub mac: Option<[u8; 6]>,
+    /// Its namespace by the runtime's word; empty where that says none.
+    pub namespace: String,
 }
 
 /// Everything that a node has to bring about.
@@ -74,7 +78,7 @@ pub fn node_state<'a>(
     let mut lived_in: BTreeSet<Block> = BTreeSet::new();
     for pod in pods {
         endpoints.insert(pod.id.clone(), pod.endpoint(&grants, tree.as_ref()));
-        issues.extend(tree.as_ref().and_then(|tree| pod.unknown_class(tree)));
+        issues.extend(tree.as_ref().and_then(|tree| pod.refused_class(tree)));
         issues.extend(pod.refused_ranges(&grants));
         lived_in.extend(pod.blocks.iter().cloned());
     }
@@ -139,7 +143,7 @@ impl LocalPod {
             shadow: in_shadow(limits, grants.would_be.grant(&self.asked)),
             bursts: extras.bursts,
             exempt: extras.exempt,
-            class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref())),
+            class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref(), &self.namespace)),
             host_ports: self.host_ports.clone(),
             toa_off: self.toa_off,
             mac: self.mac,
@@ -169,20 +173,29 @@ impl LocalPod {
         })
     }
 
-    /// A class that the pod asks for and the tree does not have.
-    fn unknown_class(&self, tree: &NodeTree) -> Option<Issue> {
+    /// A class that the pod asks for and does not get: the tree does not have it, or not for its namespace.
+    fn refused_class(&self, tree: &NodeTree) -> Option<Issue> {
         let asked = self.asked.class.as_deref()?;
-        if tree.classes.values().any(|class| class.name == asked) {
-            return None;
-        }
+        let class = tree.classes.values().find(|class| class.name == asked);
+        let (field, why, remedy) = match class {
+            Some(class) if grants(class, &self.namespace) || asked == tree.default_class => return None,
+            Some(_) => (
+                format!("spec.tree.classes.{asked}.namespaces"),
+                format!("which is not for namespace `{}`", self.namespace),
+                "add the namespace, or correct",
+            ),
+            None => {
+                ("spec.tree.classes".to_owned(), "which is not there".to_owned(), "add the class, or correct")
+            }
+        };
         Some(Issue {
             resource: ResourceId { kind: Kind::NodeBandwidth, name: tree.source.clone() },
-            field: "spec.tree.classes".to_owned(),
+            field,
             message: format!(
-                "container {} asks for class `{asked}`, which is not there; it is in `{}`",
+                "container {} asks for class `{asked}`, {why}; it is in `{}`",
                 self.id.container_id, tree.default_class
             ),
-            remedy: "add the class, or correct the pod's annotation turnpike.io/bandwidth-class".to_owned(),
+            remedy: format!("{remedy} the pod's annotation turnpike.io/bandwidth-class"),
         })
     }
 }

@@ -368,6 +368,7 @@ fn local_pod(record: &PodRecord) -> LocalPod {
         host_ports: record.host_ports.clone(),
         toa_off: record.toa_off,
         mac: record.mac,
+        namespace: record.pod.namespace.clone().unwrap_or_default(),
     }
 }
 

@@ -107,7 +107,7 @@ pub struct PodsShare {
 }
 
 /// A class's share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClassShare {
     /// What its pods get together whatever others do.
@@ -115,6 +115,9 @@ pub struct ClassShare {
     /// What they get at most when others leave it; the pods' ceiling, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ceiling: Option<Rate>,
+    /// Namespaces whose pods may ask for it; all, unless given. The default class is everybody's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
 }
 
 /// A rate for each direction, seen from the pod.

@@ -115,6 +115,9 @@ pub struct TreeClass {
     pub guarantee: BitsPerSecond,
     /// What they get at most; `None` is the pods' ceiling.
     pub ceiling: Option<BitsPerSecond>,
+    /// Namespaces whose pods may ask for it; all if there are none.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
 }
 
 /// A port of the node that leads to a port of a pod.

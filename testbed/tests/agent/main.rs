@@ -14,5 +14,6 @@ mod churn;
 mod diagnosis;
 mod fixed;
 mod gates;
+mod grants;
 mod upgrade;
 mod verbs;

@@ -126,6 +126,7 @@ mod tests {
             name: name.into(),
             guarantee: BitsPerSecond(guarantee),
             ceiling: ceiling.map(BitsPerSecond),
+            namespaces: Vec::new(),
         };
         NodeTree {
             source: "t".into(),

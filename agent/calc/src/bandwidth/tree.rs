@@ -51,12 +51,14 @@ fn tree(name: &str, spec: &TreeSpec) -> NodeTree {
             number += 1;
         }
         let ceiling = share.ceiling.map(Rate::bits);
-        classes.insert(number, TreeClass { name: class.clone(), guarantee: share.guarantee.bits(), ceiling });
+        let (name, guarantee) = (class.clone(), share.guarantee.bits());
+        let namespaces = share.namespaces.clone();
+        classes.insert(number, TreeClass { name, guarantee, ceiling, namespaces });
     }
     if classes.is_empty() {
         let guarantee = turnpike_model::rate::MIN;
-        classes
-            .insert(number(ONLY_CLASS), TreeClass { name: ONLY_CLASS.to_owned(), guarantee, ceiling: None });
+        let (name, namespaces) = (ONLY_CLASS.to_owned(), Vec::new());
+        classes.insert(number(ONLY_CLASS), TreeClass { name, guarantee, ceiling: None, namespaces });
     }
     NodeTree {
         source: name.to_owned(),
@@ -83,12 +85,18 @@ fn number(name: &str) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 
-/// The number of the class that a pod gets: the one it asks for if the tree has it, else the default.
+/// The number of the class that a pod of a namespace gets: the one it asks for if the tree has it and grants it to the
+/// namespace, else the default.
 #[must_use]
-pub fn class_of(tree: &NodeTree, asked: Option<&str>) -> Option<u16> {
-    let find =
-        |name: &str| tree.classes.iter().find(|(_, class)| class.name == name).map(|(number, _)| *number);
-    asked.and_then(find).or_else(|| find(&tree.default_class))
+pub fn class_of(tree: &NodeTree, asked: Option<&str>, namespace: &str) -> Option<u16> {
+    let find = |name: &str| tree.classes.iter().find(|(_, class)| class.name == name);
+    let granted = asked.and_then(find).filter(|(_, class)| grants(class, namespace));
+    granted.or_else(|| find(&tree.default_class)).map(|(number, _)| *number)
+}
+
+/// Pods of the namespace may be in the class.
+pub(crate) fn grants(class: &TreeClass, namespace: &str) -> bool {
+    class.namespaces.is_empty() || class.namespaces.iter().any(|granted| granted == namespace)
 }
 
 /// What is wrong in a tree by itself: field, message, remedy.
@@ -160,24 +168,34 @@ mod tests {
     #[test]
     fn a_pod_gets_the_class_it_asks_for_if_there_is_one() {
         let tree = tree("t", &spec(TWO));
-        let name = |asked| tree.classes[&class_of(&tree, asked).unwrap()].name.as_str();
+        let name = |asked| tree.classes[&class_of(&tree, asked, "shop").unwrap()].name.as_str();
         assert_eq!(name(None), "online");
         assert_eq!(name(Some("offline")), "offline");
         assert_eq!(name(Some("gold")), "online");
     }
 
     #[test]
+    fn a_class_can_be_for_some_namespaces() {
+        let granted = TWO.replace(r#""ceiling":"300M""#, r#""ceiling":"300M","namespaces":["batch"]"#);
+        let tree = tree("t", &spec(&granted));
+        let name =
+            |namespace| tree.classes[&class_of(&tree, Some("offline"), namespace).unwrap()].name.as_str();
+        assert_eq!(name("batch"), "offline");
+        assert_eq!((name("shop"), name("")), ("online", "online"));
+    }
+
+    #[test]
     fn without_classes_all_pods_are_one() {
         let tree = tree("t", &spec(r#"{"host":{"guarantee":"200M"}}"#));
         assert_eq!(tree.classes.len(), 1);
-        assert!(class_of(&tree, Some("online")).is_some());
+        assert!(class_of(&tree, Some("online"), "shop").is_some());
     }
 
     #[test]
     fn a_classs_number_does_not_depend_on_the_others() {
         let more = spec(&TWO.replace(r#""classes":{"#, r#""classes":{"batch":{"guarantee":"1M"},"#));
         let (before, after) = (tree("t", &spec(TWO)), tree("t", &more));
-        assert_eq!(class_of(&before, Some("online")), class_of(&after, Some("online")));
+        assert_eq!(class_of(&before, Some("online"), ""), class_of(&after, Some("online"), ""));
         assert_eq!(after.classes.len(), 3);
     }
 

@@ -26,6 +26,7 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
         host_ports: Vec::new(),
         toa_off: false,
         mac: None,
+        namespace: "shop".to_owned(),
     }
 }
 

@@ -151,7 +151,7 @@ fn tree_rows(
         .map(|host| Demand { host, ..Demand::default() })
         .collect();
     for (pod, _) in pods {
-        let Some(class) = class_of(tree, pod.asked.class.as_deref()) else { continue };
+        let Some(class) = class_of(tree, pod.asked.class.as_deref(), &pod.namespace) else { continue };
         let [_, decision] = explain(resources, node, &pod.asked);
         let rates = seen.meter.history(&Series::FromPod(pod.host_link.clone()));
         for (demand, rate) in demands.iter_mut().zip(rates) {

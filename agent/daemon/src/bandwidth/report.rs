@@ -75,7 +75,10 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
 
 fn class_name(tree: Option<&NodeTree>, entry: &PodEntry) -> Option<String> {
     let tree = tree?;
-    let number = class_of(tree, entry.record.asked.class.as_deref())?;
+    let number = {
+        let namespace = entry.record.pod.namespace.as_deref().unwrap_or_default();
+        class_of(tree, entry.record.asked.class.as_deref(), namespace)?
+    };
     tree.classes.get(&number).map(|class| class.name.clone())
 }
 

@@ -152,7 +152,7 @@ mod tests {
     fn tree(speed: Option<u64>, host: u64, classes: &[(u16, u64, Option<u64>)]) -> NodeTree {
         let class = |(minor, guarantee, ceiling): &(u16, u64, Option<u64>)| {
             let (guarantee, ceiling) = (BitsPerSecond(guarantee * M), ceiling.map(|c| BitsPerSecond(c * M)));
-            (*minor, TreeClass { name: format!("class{minor}"), guarantee, ceiling })
+            (*minor, TreeClass { name: format!("class{minor}"), guarantee, ceiling, namespaces: Vec::new() })
         };
         NodeTree {
             source: "t".into(),

@@ -14,7 +14,7 @@ const OFFLINE: u16 = 0x124;
 fn tree(classes: &[(u16, u64, u64)]) -> NodeTree {
     let class = |(number, guarantee, ceiling): &(u16, u64, u64)| {
         let (guarantee, ceiling) = (BitsPerSecond(guarantee * M), Some(BitsPerSecond(ceiling * M)));
-        (*number, TreeClass { name: format!("class{number}"), guarantee, ceiling })
+        (*number, TreeClass { name: format!("class{number}"), guarantee, ceiling, namespaces: Vec::new() })
     };
     NodeTree {
         source: "shares".to_owned(),
