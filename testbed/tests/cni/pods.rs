@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ipnetwork::IpNetwork;
 use turnpike_testbed::containerd::Pod;
 use turnpike_testbed::{ContainerSpec, Image, Lab, PodSpec, poll_result};
@@ -106,6 +106,12 @@ fn thirty_pods_come_and_go_and_leave_nothing() -> Result<()> {
     let node = turnpike.node();
     // The first pod's coming and going makes what stays: tables, qdiscs of the uplink, the blocks' routes.
     turnpike.run_pod(PodSpec::busybox("first"))?.remove()?;
+    // DEL cuts a pod off, and its link is deleted a little later.
+    poll_result(DEADLINE, "the first pod's link to go", || -> Result<()> {
+        let links = node.links()?;
+        ensure!(!links.iter().any(|link| link.starts_with("tpk")), "{links:?}");
+        Ok(())
+    })?;
     let before = footprint(&turnpike)?;
     let mut pods = thread::scope(|scope| {
         let starters: Vec<_> = (0..3)
@@ -130,7 +136,11 @@ fn thirty_pods_come_and_go_and_leave_nothing() -> Result<()> {
         enders.into_iter().try_for_each(|ender| ender.join().expect("an ender panicked").map(drop))
     })?;
     assert_eq!(turnpike.status()?.pods, []);
-    assert_eq!(footprint(&turnpike)?, before);
+    poll_result(DEADLINE, "nothing to be left", || -> Result<()> {
+        let after = footprint(&turnpike)?;
+        ensure!(after == before, "{after}\ninstead of\n{before}");
+        Ok(())
+    })?;
     assert_eq!(node.text(&["ls", "/run/netns"])?, "");
     lab.finish()
 }

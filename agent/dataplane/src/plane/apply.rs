@@ -116,7 +116,7 @@ impl Dataplane {
                 tracing::info!(link = name, "put the host side of a pod's link back");
                 problems.take(name, host::verify_mac(&mut self.netlink, name));
             }
-            let limited = self.limit(endpoint, link, &qdiscs);
+            let limited = self.limit(endpoint, link, &qdiscs, |ifb| links.contains_key(ifb));
             problems.take(name, limited);
         }
     }

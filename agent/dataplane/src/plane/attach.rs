@@ -130,7 +130,8 @@ impl Dataplane {
         let link = host::verify_mac(&mut self.netlink, name)?;
         // A new link has none; reading those of all pods is what grows with their number.
         let qdiscs = if created { Qdiscs::default() } else { Qdiscs::read(&mut self.netlink)? };
-        let ifbs = self.limit(endpoint, &link, &qdiscs)?;
+        let may_have_ifb = |_: &str| !created;
+        let ifbs = self.limit(endpoint, &link, &qdiscs, may_have_ifb)?;
         let links = std::iter::once(&link).chain(ifbs.iter());
         self.indices.extend(links.map(|link| (link.name.clone(), link.index)));
         let mut problems = self.bpf.attach(endpoint, &link, &ifbs);
@@ -202,12 +203,14 @@ impl Dataplane {
         }
     }
 
-    /// Brings both limits of an endpoint to what it asks for; answers the ifbs that there are.
+    /// Brings both limits of an endpoint to what it asks for; answers the ifbs that there are. `may_have` says whether a
+    /// link of that name may be there: few pods exempt ranges, and looking for what is left of them costs all others.
     pub(super) fn limit(
         &mut self,
         endpoint: &Endpoint,
         link: &Link,
         qdiscs: &Qdiscs,
+        may_have: impl Fn(&str) -> bool,
     ) -> Result<Ifbs, DataplaneError> {
         let veth = Target { name: &link.name, index: link.index, mtu: link.mtu };
         let Endpoint { host_link, limits, bursts, .. } = endpoint;
@@ -215,7 +218,11 @@ impl Dataplane {
         let from = Limit::of(limits.from_workload, bursts.from_workload);
         let at_ifb = to.filter(|_| endpoint::queues_at_ifb(endpoint));
         let name = endpoint::to_pod_ifb_name(host_link);
-        let to_pod = self.limit_at_ifb((veth, Side::Egress), &name, at_ifb, qdiscs)?;
+        let to_pod = if at_ifb.is_some() || may_have(&name) {
+            self.limit_at_ifb((veth, Side::Egress), &name, at_ifb, qdiscs)?
+        } else {
+            None
+        };
         // After the ifb's is in force, and before it is gone, so that the pod is never without.
         tc::set_limit(&mut self.netlink, qdiscs, veth, to.filter(|_| at_ifb.is_none()))?;
         self.cap_gso(endpoint, link)?;
