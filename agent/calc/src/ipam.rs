@@ -72,7 +72,7 @@ pub enum Remembered {
 pub enum IpamError {
     /// No Active pool selects this node.
     #[error(
-        "no Active IPPool selects this node; add one, or check pools' nodeSelector against the node's labels"
+        "no Active IPPool selects this node; add one, or check pools' nodeSelector against the node's labels, and their namespaces"
     )]
     NoPool,
     /// Pools are there, blocks are not.
@@ -209,7 +209,8 @@ impl Ipam {
         !two_holders
     }
 
-    /// One address of each family of the plan: the one asked for, if there is one. `known_again` tells of an address
+    /// One address of each family that the plan has for the pod's namespace: the one asked for, if there is one (whoever
+    /// asks has been granted it), else one from the namespace's pools. `known_again` tells of an address
     /// asked for whether this very pod had it before: then it need not rest.
     ///
     /// # Errors
@@ -217,6 +218,7 @@ impl Ipam {
     pub fn allocate(
         &mut self,
         owner: &EndpointId,
+        namespace: &str,
         asked: &[IpAddr],
         known_again: impl Fn(IpAddr) -> bool,
         now: Time,
@@ -227,18 +229,27 @@ impl Ipam {
         if let Some(error) = self.plan.lacks_blocks() {
             return Err(error);
         }
+        let theirs = self.plan.of_namespace(namespace);
+        if asked.is_empty()
+            && let Some(error) = theirs.lacks_blocks()
+        {
+            return Err(error);
+        }
         let plan = std::mem::take(&mut self.plan);
         let unserved =
             asked.iter().find(|ip| plan.families.iter().all(|family| family.family != Family::of(**ip)));
         let found: Result<Vec<_>, _> = match unserved {
             Some(address) => Err(IpamError::NotHere(*address)),
             None => {
-                let one =
-                    |family: &FamilyPlan| match asked.iter().find(|ip| Family::of(**ip) == family.family) {
-                        Some(address) => self.claim(family, *address, known_again(*address), now),
-                        None => self.find(family, now),
-                    };
-                plan.families.iter().map(one).collect()
+                let one = |family: &FamilyPlan| {
+                    let address = asked.iter().find(|ip| Family::of(**ip) == family.family);
+                    let own = || theirs.families.iter().find(|own| own.family == family.family);
+                    match address {
+                        Some(address) => Some(self.claim(family, *address, known_again(*address), now)),
+                        None => own().map(|own| self.find(own, now)),
+                    }
+                };
+                plan.families.iter().filter_map(one).collect()
             }
         };
         self.plan = plan;

@@ -1,5 +1,7 @@
 //! Which addresses a node may give to new pods.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -46,6 +48,8 @@ pub struct FamilyPlan {
     pub pools: Vec<String>,
     /// This node's blocks of those pools, in the order in which they are used.
     pub blocks: Vec<PlannedBlock>,
+    /// Pools that are for some namespaces only, with these.
+    pub owners: BTreeMap<String, Vec<String>>,
 }
 
 /// A block that new pods may get addresses from.
@@ -79,6 +83,13 @@ impl AddressPlan {
             .filter(|plan| !plan.pools.is_empty())
             .collect();
         Self { families }
+    }
+
+    /// What a pod of a namespace may have; families without a pool for it are left out.
+    #[must_use]
+    pub fn of_namespace(&self, namespace: &str) -> Self {
+        let families = self.families.iter().map(|family| family.of_namespace(namespace).into_owned());
+        Self { families: families.filter(|family| !family.pools.is_empty()).collect() }
     }
 
     /// Why no pod can ever get an address from this plan, if so.
@@ -143,7 +154,31 @@ impl FamilyPlan {
             })
             .collect();
         blocks.sort_by(|a, b| (&a.pool, a.prefix).cmp(&(&b.pool, b.prefix)));
-        Self { family, pools, blocks }
+        let owners = pools.iter().filter_map(|name| {
+            let namespaces = &serves(name)?.namespaces;
+            (!namespaces.is_empty()).then(|| (name.clone(), namespaces.clone()))
+        });
+        let owners = owners.collect();
+        Self { family, pools, blocks, owners }
+    }
+
+    /// What of it a pod of a namespace may have: the pools of its namespace if there are any, else those of nobody.
+    #[must_use]
+    pub fn of_namespace(&self, namespace: &str) -> Cow<'_, Self> {
+        if self.owners.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let is_own = |pool: &String| {
+            self.owners.get(pool).is_some_and(|names| names.iter().any(|name| name == namespace))
+        };
+        let has_own = self.pools.iter().any(is_own);
+        let may = |pool: &String| if has_own { is_own(pool) } else { !self.owners.contains_key(pool) };
+        Cow::Owned(Self {
+            family: self.family,
+            pools: self.pools.iter().filter(|pool| may(pool)).cloned().collect(),
+            blocks: self.blocks.iter().filter(|block| may(&block.pool)).cloned().collect(),
+            owners: BTreeMap::new(),
+        })
     }
 }
 

@@ -214,7 +214,9 @@ impl Books {
                 record.pod == named(&wanted.pod) && record.leases.iter().any(|(ip, _)| *ip == address)
             })
         };
-        let leases = match self.ipam.allocate(id, &wanted.addresses.addresses, known_again, now) {
+        let namespace = wanted.pod.namespace.as_deref().unwrap_or_default();
+        let asked = &wanted.addresses.addresses;
+        let leases = match self.ipam.allocate(id, namespace, asked, known_again, now) {
             Err(IpamError::Taken { address, holder }) => {
                 let known = self.pods.get(&holder).map(|entry| entry.record.name());
                 return Err(Refusal::AddressTaken { address, holder: known.unwrap_or(holder.container_id) });

@@ -21,6 +21,10 @@ pub struct IpPoolSpec {
     /// Nodes that may use the pool; all, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<Selector>,
+    /// Namespaces whose pods get addresses from here, and from pools like this only: ranges that can be told to a firewall.
+    /// All others get theirs from pools that name none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
     /// When given, pods of this pool leave with their node's address, except towards the ranges named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<MasqueradeSpec>,
