@@ -10,7 +10,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -116,12 +116,14 @@ pub(crate) fn reason(error: &io::Error) -> CloseReason {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) input: Input,
+    /// When it came.
+    pub(crate) at: Instant,
     _credit: Option<OwnedSemaphorePermit>,
 }
 
 impl From<Input> for Arrival {
     fn from(input: Input) -> Self {
-        Self { input, _credit: None }
+        Self { input, at: Instant::now(), _credit: None }
     }
 }
 
@@ -181,7 +183,7 @@ async fn read(
             Ok(_) => {
                 let bytes = buffer.split().freeze();
                 let input = Input::Received { conn, bytes };
-                if inputs.send(Arrival { input, _credit: credit }).await.is_err() {
+                if inputs.send(Arrival { input, at: Instant::now(), _credit: credit }).await.is_err() {
                     return;
                 }
             }

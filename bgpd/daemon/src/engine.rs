@@ -45,6 +45,7 @@ use crate::listener::{Accepted, Listeners};
 use crate::merge::Merged;
 use crate::monitoring::Monitoring;
 use crate::parts::PartStore;
+use crate::propagation::Propagation;
 use crate::restart::RestartRecord;
 
 /// Outputs are done, and inputs taken in, for so long before the rest is looked at again.
@@ -90,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) host: Host,
     pub(crate) kernel: Kernel,
     pub(crate) kernel_events: mpsc::UnboundedReceiver<KernelEvent>,
+    pub(crate) propagation: Propagation,
 }
 
 /// See the module's documentation.
@@ -133,6 +135,7 @@ pub(crate) struct Engine {
     attempted: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     accepted: mpsc::Receiver<Accepted>,
     kernel_events: mpsc::UnboundedReceiver<KernelEvent>,
+    propagation: Propagation,
 }
 
 impl Engine {
@@ -175,6 +178,7 @@ impl Engine {
             attempted: mpsc::channel(CONNECTION_QUEUE),
             accepted,
             kernel_events: parts.kernel_events,
+            propagation: parts.propagation,
         };
         if let Err(problems) = engine.configure() {
             anyhow::bail!("{}", problems.join("; "));
@@ -259,6 +263,9 @@ impl Engine {
                 None => busy = false,
             }
         }
+        if !busy {
+            self.propagation.done();
+        }
         self.flush_routes();
         if let Some(speaker) = &self.speaker {
             busy |= self.monitoring.walk(speaker);
@@ -307,6 +314,9 @@ impl Engine {
     fn take_in(&mut self, arrival: Arrival) {
         if let Input::Closed { conn, .. } = &arrival.input {
             self.connections.remove(conn);
+        }
+        if let Input::Received { bytes, .. } = &arrival.input {
+            self.propagation.received(arrival.at, bytes.len());
         }
         self.hand_in(arrival.input);
     }

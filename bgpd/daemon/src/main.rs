@@ -19,6 +19,7 @@ mod monitoring;
 mod parts;
 mod pending;
 mod privileges;
+mod propagation;
 mod restart;
 mod sockopt;
 mod views;
@@ -42,6 +43,7 @@ use crate::engine::{Channels, Engine, Parts, Stop};
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::parts::PartStore;
+use crate::propagation::Propagation;
 use crate::restart::RestartRecord;
 
 /// Requests that may wait for the engine.
@@ -117,11 +119,12 @@ async fn serve(args: Args, file: Config) -> Result<()> {
     let store = PartStore::open(&file.state.dir)?;
     let record = RestartRecord::open(&file.state.dir)?;
     let (asks_in, asks) = mpsc::channel(REQUEST_QUEUE);
+    let propagation = Propagation::histogram();
     let _socket = control::serve(&file.control.socket, asks_in.clone())?;
     let (kernel_in, kernel_events) = mpsc::unbounded_channel();
     let kernel = Kernel::start(owner(&file), kernel_in)?;
     if file.metrics.enabled {
-        metrics::serve(file.metrics.listen, asks_in).await?;
+        metrics::serve(file.metrics.listen, asks_in, propagation.clone()).await?;
     }
 
     let (reload_in, reload) = mpsc::channel(1);
@@ -141,6 +144,7 @@ async fn serve(args: Args, file: Config) -> Result<()> {
         record,
         kernel,
         kernel_events,
+        propagation: Propagation::into(propagation),
     };
     let engine = Engine::start(parts, clock)?;
     info!(version = env!("CARGO_PKG_VERSION"), "turnpike-bgpd runs");

@@ -1,7 +1,7 @@
 //! Metrics and health over HTTP, read-only.
 //!
-//! Every scrape asks the engine for its state and renders that; nothing is counted twice, and nothing is counted
-//! while nobody looks.
+//! Every scrape asks the engine for its state and renders that; but for how long things take, nothing is counted twice,
+//! and nothing is counted while nobody looks.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -32,13 +33,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 type Labels = Vec<(&'static str, String)>;
 
 /// Serves on `address`.
-pub(crate) async fn serve(address: SocketAddr, engine: mpsc::Sender<Ask>) -> Result<()> {
+pub(crate) async fn serve(
+    address: SocketAddr,
+    engine: mpsc::Sender<Ask>,
+    propagation: Histogram,
+) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address} for metrics; set metrics.listen or metrics.enabled")
     })?;
     info!(%address, "serving metrics");
     let router = Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move |engine| metrics(engine, propagation)))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .with_state(engine);
@@ -81,7 +86,7 @@ async fn ready(State(engine): State<mpsc::Sender<Ask>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
 }
 
-async fn metrics(State(engine): State<mpsc::Sender<Ask>>) -> Response {
+async fn metrics(State(engine): State<mpsc::Sender<Ask>>, propagation: Histogram) -> Response {
     let Some(status) = status(&engine).await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the engine does not answer\n").into_response();
     };
@@ -89,17 +94,19 @@ async fn metrics(State(engine): State<mpsc::Sender<Ask>>) -> Response {
         Ok(Some(Reply::Peers { peers })) => peers,
         _ => Vec::new(),
     };
-    let text = render(&status, &peers);
+    let text = render(&status, &peers, &propagation);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn render(status: &StatusView, peers: &[PeerView]) -> String {
+fn render(status: &StatusView, peers: &[PeerView], propagation: &Histogram) -> String {
     let mut registry = Registry::with_prefix("turnpike_bgpd");
     speaker(&mut registry, status);
     kernel(&mut registry, status);
     sessions(&mut registry, peers);
     stations(&mut registry, status);
+    let help = "From an UPDATE's arrival until peers' queues hold what follows from it";
+    registry.register_with_unit("propagation", help, Unit::Seconds, propagation.clone());
     let mut text = String::new();
     // Writing into a String does not fail.
     let _ = encode(&mut text, &registry);

@@ -1,5 +1,7 @@
 //! A turnpike-bgpd with a configuration of its own wording.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -18,6 +20,16 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// What its HTTP server answers at a path, head and body.
+    pub(crate) fn http(&self, path: &str) -> Result<String> {
+        let mut stream = self.node.in_netns(|| TcpStream::connect("127.0.0.1:9472"))??;
+        // The Connection header ends the answer with the connection.
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
     /// Writes the file, starts the daemon and waits until it answers.
     pub(crate) fn start(node: &Node, config: &str) -> Result<Self> {
         node.write_file(DEFAULT_CONFIG, config)?;

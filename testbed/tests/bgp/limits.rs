@@ -96,6 +96,11 @@ fn a_peer_that_never_reads_uses_bounded_memory_and_delays_nobody() {
             first = resident(&wild.daemon).unwrap();
         }
     }
+    // One burst is one time, or more where the engine was quicker than the feeder.
+    let metrics = wild.daemon.http("/metrics").unwrap();
+    let times =
+        metrics.lines().find_map(|line| line.strip_prefix("turnpike_bgpd_propagation_seconds_count "));
+    assert!(times.and_then(|count| count.parse().ok()) >= Some(ROUNDS), "{metrics}");
     let last = resident(&wild.daemon).unwrap();
     assert!(last < first + GROWTH, "{first} bytes of memory became {last}");
     wild.check_healthy().unwrap();

@@ -262,16 +262,7 @@ fn two_of_us_exchange_tables_larger_than_a_page() {
     assert!(why.starts_with("10.100.7.0/24: 1 path\n"), "{why}");
     assert!(why.contains("10.1.3.1 via dev eth0, metric 0"), "{why}");
 
-    // The Connection header ends the answer with the connection.
-    let http = |path: &str| {
-        let mut stream = other.in_netns(|| TcpStream::connect("127.0.0.1:9472")).unwrap().unwrap();
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    };
+    let http = |path: &str| receiver.http(path).unwrap();
     assert!(http("/readyz").starts_with("HTTP/1.1 200"), "{}", http("/readyz"));
     let metrics = http("/metrics");
     for line in [

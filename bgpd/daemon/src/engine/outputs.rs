@@ -26,6 +26,7 @@ impl Engine {
             }
             Output::Send { conn, bytes } => {
                 if let Some(connection) = self.connections.get(&conn) {
+                    self.propagation.sent(bytes.len());
                     connection.send(bytes);
                 }
             }
