@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use turnpike_bgp_wire::Prefix;
 
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::message::ErrorReply;
@@ -29,6 +30,10 @@ pub enum BfdRequest {
         owner: String,
         /// What is wanted; the keys are distinct.
         sessions: Vec<BfdSpec>,
+        /// Sessions that an earlier connection of the owner declared, with peers in these prefixes, go on too: it has
+        /// just started and does not know yet which of them it wants.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keep: Vec<Prefix>,
     },
     /// All sessions of everyone: [`BfdReply::Sessions`].
     Show,
@@ -213,7 +218,8 @@ mod tests {
         };
         let spec =
             BfdSpec { key, name: "tor".to_owned(), min_tx_us: 300_000, min_rx_us: 300_000, multiplier: 3 };
-        let request = BfdRequest::Declare { owner: "turnpike-bgpd".to_owned(), sessions: vec![spec] };
+        let keep = vec!["fd00:1::/64".parse().unwrap()];
+        let request = BfdRequest::Declare { owner: "turnpike-bgpd".to_owned(), sessions: vec![spec], keep };
         let bytes = encode(&request).unwrap();
         assert_eq!(decode::<BfdRequest>(&bytes[4..]).unwrap(), request);
     }

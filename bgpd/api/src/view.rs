@@ -10,6 +10,7 @@ pub use trace::{PolicyTrace, RuleTrace};
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::RemoteAs;
 use serde::{Deserialize, Serialize};
 use turnpike_bgp_wire::{Asn, Community, Families, LargeCommunity, PerFamily, Prefix, RouterId};
 
@@ -136,8 +137,10 @@ pub struct PeerView {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
-    /// Its autonomous system; zero while any external one may come and none is there.
+    /// Its autonomous system; zero while the configuration leaves it open and no session says it.
     pub remote_as: Asn,
+    /// What the configuration says of it.
+    pub configured_as: RemoteAs,
     /// Who configured it: `file`, or the owner of a part.
     pub owner: String,
     /// Of our AS.
@@ -177,10 +180,24 @@ pub struct PeerView {
 }
 
 impl PeerView {
-    /// Its autonomous system for people: `external` while any other than ours may come and none is there.
+    /// Its autonomous system for people: `external` or `auto` while any such may come and none is there.
     #[must_use]
     pub fn autonomous_system(&self) -> String {
-        if self.remote_as.0 == 0 { "external".to_owned() } else { self.remote_as.to_string() }
+        match (self.remote_as.0, self.configured_as) {
+            (0, RemoteAs::Auto) => "auto".to_owned(),
+            (0, _) => "external".to_owned(),
+            _ => self.remote_as.to_string(),
+        }
+    }
+
+    /// `internal` or `external`, or that its OPEN will say so.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match (self.remote_as.0, self.configured_as, self.internal) {
+            (0, RemoteAs::Auto, _) => "internal or external, as its OPEN says",
+            (_, _, true) => "internal",
+            (_, _, false) => "external",
+        }
     }
 }
 

@@ -152,9 +152,9 @@ impl Engine {
     fn answer(&mut self, now: Time, caller: Caller, request: BfdRequest) {
         let reply = match request {
             BfdRequest::Show => BfdReply::Sessions { sessions: self.table.show(now) },
-            BfdRequest::Declare { owner, sessions } => {
+            BfdRequest::Declare { owner, sessions, keep } => {
                 info!(owner, sessions = sessions.len(), "declared");
-                match self.table.declare(now, caller, &owner, sessions) {
+                match self.table.declare(now, caller, &owner, sessions, &keep) {
                     Ok(sessions) => BfdReply::Declared { sessions },
                     Err(refusal) => BfdReply::Error(refusal),
                 }

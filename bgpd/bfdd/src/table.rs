@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use turnpike_bfd::{Change, Discriminator, Packet, Params, Session, State, Time};
 use turnpike_bgpd_api::bfd::{BfdKey, BfdSpec, BfdView};
-use turnpike_bgpd_api::{Code, ErrorReply};
+use turnpike_bgpd_api::{Code, ErrorReply, Prefix};
 
 use crate::control::Caller;
 use crate::net::{Arrival, TTL};
@@ -46,6 +46,8 @@ struct Entry {
     key: BfdKey,
     name: String,
     owner: String,
+    /// Who declared it last.
+    caller: Caller,
     session: Session,
     since: Time,
     downs: u64,
@@ -84,20 +86,25 @@ impl Table {
         }
     }
 
-    /// Makes exactly these sessions the owner's.
+    /// Makes exactly these sessions the owner's; what an earlier caller declared for it stays, too, if the peer is in
+    /// `keep`.
     pub(crate) fn declare(
         &mut self,
         now: Time,
         caller: Caller,
         owner: &str,
         specs: Vec<BfdSpec>,
+        keep: &[Prefix],
     ) -> Result<Vec<BfdView>, ErrorReply> {
         self.check(owner, &specs)?;
         self.owners.insert(owner.to_owned(), Owner { caller: Some(caller), until: None });
         let wanted: BTreeSet<BfdKey> = specs.iter().map(|spec| spec.key.clone()).collect();
-        self.dismiss(now, |entry| entry.owner == owner && !wanted.contains(&entry.key));
+        let kept = |entry: &Entry| {
+            entry.caller != caller && keep.iter().any(|prefix| prefix.contains(entry.key.peer))
+        };
+        self.dismiss(now, |entry| entry.owner == owner && !wanted.contains(&entry.key) && !kept(entry));
         for spec in specs {
-            self.want(now, owner, spec);
+            self.want(now, caller, owner, spec);
         }
         Ok(self.views(now, |entry| entry.owner == owner && entry.leaving.is_none()))
     }
@@ -235,7 +242,7 @@ impl Table {
         Ok(())
     }
 
-    fn want(&mut self, now: Time, owner: &str, spec: BfdSpec) {
+    fn want(&mut self, now: Time, caller: Caller, owner: &str, spec: BfdSpec) {
         let params = Params {
             desired_min_tx: Duration::from_micros(spec.min_tx_us.into()),
             required_min_rx: Duration::from_micros(spec.min_rx_us.into()),
@@ -247,6 +254,7 @@ impl Table {
             key: spec.key.clone(),
             name: String::new(),
             owner: String::new(),
+            caller,
             session: Session::new(discr, params),
             since: now,
             downs: 0,
@@ -258,6 +266,7 @@ impl Table {
         });
         entry.name = spec.name;
         owner.clone_into(&mut entry.owner);
+        entry.caller = caller;
         entry.session.set_params(params);
         if entry.leaving.take().is_some() {
             entry.session.admin_up();

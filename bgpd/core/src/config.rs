@@ -16,8 +16,8 @@ use turnpike_bgp_wire::{Asn, Community, Families, LargeCommunity, Prefix, Router
 
 pub use check::ConfigError;
 pub use peer::{
-    AddPath, ExportNextHop, ListenRange, LocalAs, MaxPrefix, MaxPrefixAction, PeerConfig, SendPaths,
-    Transport,
+    AddPath, ExportNextHop, ListenRange, LocalAs, MaxPrefix, MaxPrefixAction, PeerConfig, RemoteAs,
+    SendPaths, Transport,
 };
 pub use policy::{
     Actions, AsPathSet, CommunitySet, Match, Policy, PolicyChoice, PrefixRule, PrefixSet, Rule, SetNextHop,

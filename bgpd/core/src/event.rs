@@ -1,6 +1,6 @@
 //! What happened, for logs, counters and watchers. Nothing depends on anyone reading it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -62,6 +62,14 @@ pub enum Event {
         reason: DownReason,
         /// Its paths are stale but stay in use.
         kept: bool,
+    },
+    /// A peer out of a listen range has gone, and its paths with it.
+    #[error("peer {name}: gone, as nobody named it")]
+    Left {
+        /// Its name.
+        name: String,
+        /// Its address.
+        remote: IpAddr,
     },
     /// A connection ended before it was Established.
     #[error("peer {name}: connection failed: {reason}")]

@@ -11,6 +11,7 @@ use turnpike_bgp_wire::{
     RouterId,
 };
 
+use crate::config::RemoteAs;
 use crate::output::Nexthop;
 use crate::time::Time;
 
@@ -85,8 +86,10 @@ pub struct PeerView {
     pub name: String,
     /// Its address.
     pub remote: IpAddr,
-    /// Its autonomous system; zero while any external one may come and none is there.
+    /// Its autonomous system; zero while the configuration leaves it open and no session says it.
     pub remote_as: Asn,
+    /// What it may be.
+    pub configured_as: RemoteAs,
     /// Of our AS.
     pub internal: bool,
     /// We reflect to and from it.

@@ -286,6 +286,12 @@ impl Rib {
     pub(crate) fn peer_up(&mut self, peer: PeerId, session: SessionFacts) {
         let families = session.families;
         let mut renamed = false;
+        if self.shared.peer(peer).is_some_and(|held| held.is_internal(session.asn) != held.internal) {
+            // A peer that has moved into our AS, or out of it: its old paths were judged as what it no longer is.
+            for family in Family::ALL {
+                self.drop_paths(peer, family);
+            }
+        }
         if let Some(held) = self.shared.peer_mut(peer) {
             // Paths kept from before carry the old identifier in what was made of them.
             renamed = held.router_id != session.router_id && held.received != PerFamily::default();

@@ -136,9 +136,9 @@ impl Session {
         }
     }
 
-    /// Of our AS.
+    /// Of our AS, whatever its OPEN will say.
     pub(crate) fn internal(&self) -> bool {
-        self.config.remote_as == self.local.asn
+        self.config.remote_as.is_internal(self.local.asn) == Some(true)
     }
 
     pub(crate) fn state(&self) -> SessionState {

@@ -16,11 +16,11 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use turnpike_bgp_core::PathState;
-use turnpike_bgpd_api::Peer;
 use turnpike_bgpd_api::bfd::{BfdKey, BfdSpec};
+use turnpike_bgpd_api::{Peer, Prefix};
 
 use self::gate::Gate;
-use self::line::News;
+use self::line::{News, Wanted};
 
 /// Our name at bfdd.
 const OWNER: &str = "turnpike-bgpd";
@@ -61,9 +61,11 @@ impl Wish {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Bfd {
-    wanted: watch::Sender<Option<Vec<BfdSpec>>>,
+    wanted: watch::Sender<Option<Wanted>>,
     news: (mpsc::Sender<News>, mpsc::Receiver<News>),
     gates: BTreeMap<IpAddr, Gate>,
+    /// Where peers may be that come back after our restart and have BFD with us all the time.
+    keep: Vec<Prefix>,
     problem: Option<String>,
     task: AbortHandle,
 }
@@ -80,7 +82,21 @@ impl Bfd {
         let (wanted, follow) = watch::channel(None);
         let news = mpsc::channel(QUEUE);
         let task = tokio::spawn(line::keep(socket, follow, news.0.clone())).abort_handle();
-        Self { wanted, news, gates: BTreeMap::new(), problem: None, task }
+        Self { wanted, news, gates: BTreeMap::new(), keep: Vec::new(), problem: None, task }
+    }
+
+    /// Sessions from before our restart with peers in these prefixes are let be for so long: nobody has named the peers,
+    /// and each must come back first.
+    pub(crate) fn keep(&mut self, prefixes: Vec<Prefix>, time: Duration) {
+        if prefixes.is_empty() {
+            return;
+        }
+        self.keep = prefixes;
+        let later = self.news.0.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            let _ = later.send(News::KeptLongEnough).await;
+        });
     }
 
     /// These sessions are wanted from now on; the state of each path that the speaker must know.
@@ -93,17 +109,21 @@ impl Bfd {
         for (peer, wish) in wishes {
             self.gates.entry(*peer).or_default().strict = wish.strict;
         }
-        let specs: Vec<BfdSpec> = wishes.values().map(|wish| wish.spec.clone()).collect();
-        self.wanted.send_if_modified(|wanted| {
-            let changed = wanted.as_ref() != Some(&specs);
-            *wanted = Some(specs);
-            changed
-        });
+        self.declare(wishes.values().map(|wish| wish.spec.clone()).collect());
         if wishes.is_empty() {
             self.problem = None;
         }
         let open = gone.into_iter().map(|peer| (peer, PathState::Open));
         open.chain(self.gates.iter().map(|(peer, gate)| (*peer, gate.present()))).collect()
+    }
+
+    fn declare(&self, sessions: Vec<BfdSpec>) {
+        let new = Wanted { sessions, keep: self.keep.clone() };
+        self.wanted.send_if_modified(|wanted| {
+            let changed = wanted.as_ref() != Some(&new);
+            *wanted = Some(new);
+            changed
+        });
     }
 
     /// The next news. Cancel safe.
@@ -134,6 +154,11 @@ impl Bfd {
                     gate.lose();
                     paths.push((*peer, gate.present()));
                 }
+            }
+            News::KeptLongEnough => {
+                self.keep.clear();
+                let sessions = self.wanted.borrow().as_ref().map(|wanted| wanted.sessions.clone());
+                self.declare(sessions.unwrap_or_default());
             }
             News::HeldLongEnough { peer, failure } => {
                 if let Some(gate) = self.gates.get_mut(&peer)
@@ -175,6 +200,7 @@ impl Bfd {
         if self.gates.is_empty() || self.problem.is_some() {
             return;
         }
+        self.keep.clear();
         self.want(&BTreeMap::new());
         let empty = async {
             while let Some(news) = self.news.1.recv().await {

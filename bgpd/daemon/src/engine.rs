@@ -116,6 +116,8 @@ pub(crate) struct Engine {
     leaving: bool,
     listeners: Listeners,
     bfd: Bfd,
+    /// Names of the peers out of listen ranges that have, or have had and may soon have again, a session.
+    guests: BTreeMap<IpAddr, String>,
     connections: BTreeMap<ConnId, Connection>,
     attempts: BTreeMap<ConnId, AbortHandle>,
     writers: JoinSet<()>,
@@ -162,6 +164,7 @@ impl Engine {
             leaving: false,
             listeners: Listeners::new(accepted_in),
             bfd,
+            guests: BTreeMap::new(),
             connections: BTreeMap::new(),
             attempts: BTreeMap::new(),
             writers: JoinSet::new(),

@@ -39,8 +39,8 @@ pub(crate) struct Merged {
     pub(crate) core: Option<core::Config>,
     /// How to connect, by peer address.
     pub(crate) transports: BTreeMap<IpAddr, Transport>,
-    /// How connections out of a listen range are treated.
-    pub(crate) ranges: Vec<(Prefix, Transport)>,
+    /// How connections out of a listen range are treated, and what the peers that they make are like.
+    pub(crate) ranges: Vec<(ListenRange, Transport)>,
     /// Who configured a peer, by its address.
     pub(crate) owners: BTreeMap<IpAddr, String>,
     /// The peers as they were written, by address.
@@ -64,10 +64,25 @@ pub(crate) struct Merged {
 impl Merged {
     /// How a connection from this address is treated; `None` for a stranger's.
     pub(crate) fn transport(&self, address: IpAddr) -> Option<&Transport> {
-        self.transports.get(&address).or_else(|| {
-            let fitting = self.ranges.iter().filter(|(prefix, _)| prefix.contains(address));
-            fitting.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, transport)| transport)
-        })
+        self.transports.get(&address).or_else(|| self.range(address).map(|(_, transport)| transport))
+    }
+
+    fn range(&self, address: IpAddr) -> Option<&(ListenRange, Transport)> {
+        let fitting = self.ranges.iter().filter(|(range, _)| range.prefix.contains(address));
+        fitting.max_by_key(|(range, _)| range.prefix.prefix_len())
+    }
+
+    /// The BFD session that goes with a peer out of a listen range.
+    pub(crate) fn guest_bfd(&self, address: IpAddr, name: &str) -> Option<Wish> {
+        let (range, transport) = self.range(address)?;
+        let guest = Peer { address, name: Some(name.to_owned()), ..range.peer.clone() };
+        Wish::of(&guest, transport.ttl)
+    }
+
+    /// Listen ranges whose peers have BFD.
+    pub(crate) fn bfd_ranges(&self) -> Vec<Prefix> {
+        let ranges = self.ranges.iter().map(|(range, _)| range);
+        ranges.filter(|range| range.peer.bfd.is_some()).map(|range| range.prefix).collect()
     }
 
     /// Nothing can be taken from anyone yet.
@@ -201,9 +216,10 @@ impl Merger<'_> {
                 return Err(format!("{direction}: there is no policy `{name}`"));
             }
         }
-        let remote_as = peer.remote_as.resolve(self.asn);
-        if peer.rr_client && remote_as != self.asn {
-            return Err("an external peer cannot be a route reflector client".to_owned());
+        let remote_as = convert::remote_as(peer.remote_as, self.asn);
+        let internal = remote_as.is_internal(self.asn) == Some(true);
+        if peer.rr_client && !internal {
+            return Err("a route reflector client must be known to be internal".to_owned());
         }
         let scope = match &peer.interface {
             None => 0,
@@ -213,7 +229,7 @@ impl Merger<'_> {
         };
         // Never without the password: the session would be open to anyone.
         let md5 = peer.password_file.as_deref().map(|path| self.lookup.password(path)).transpose()?;
-        let transport = convert::transport(peer, remote_as != self.asn, md5);
+        let transport = convert::transport(peer, internal, md5);
         self.whole.peers.push(convert::peer(peer, remote_as, scope, transport.ttl, self.long_lived));
         self.names.insert(peer.label());
         self.merged.bfd.extend(Wish::of(peer, transport.ttl).map(|wish| (peer.address, wish)));
@@ -225,21 +241,22 @@ impl Merger<'_> {
 
     /// Ranges stand in the file alone, whose part is the first.
     fn add_range(&mut self, range: &ListenRange) {
-        let remote_as = range.peer.remote_as.resolve(self.asn);
+        let remote_as = convert::remote_as(range.peer.remote_as, self.asn);
+        let internal = remote_as.is_internal(self.asn) == Some(true);
         // Never without the password: the sessions would be open to anyone.
         let md5 = range.peer.password_file.as_deref().map(|path| self.lookup.password(path)).transpose();
         let refused = match md5 {
-            Ok(_) if range.peer.rr_client && remote_as != self.asn => {
-                "external peers cannot be route reflector clients".to_owned()
+            Ok(_) if range.peer.rr_client && !internal => {
+                "route reflector clients must be known to be internal".to_owned()
             }
             Ok(md5) => {
-                let transport = convert::transport(&range.peer, remote_as != self.asn, md5);
+                let transport = convert::transport(&range.peer, internal, md5);
                 self.whole.listen_ranges.push(core::ListenRange {
                     prefix: range.prefix,
                     limit: range.limit,
                     peer: convert::range_peer(range, remote_as, transport.ttl, self.long_lived),
                 });
-                self.merged.ranges.push((range.prefix, transport));
+                self.merged.ranges.push((range.clone(), transport));
                 return;
             }
             Err(reason) => reason,

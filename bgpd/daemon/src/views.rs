@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use turnpike_bgp_core::config as core;
 use turnpike_bgp_core::query::{self, PeerId};
 use turnpike_bgp_core::{Nexthop, Time};
+use turnpike_bgpd_api::config::RemoteAs;
 use turnpike_bgpd_api::view::{NexthopView, PathView, PeerView, SessionView};
 use turnpike_kroute::Resolution;
 
@@ -20,6 +22,11 @@ pub(crate) fn peer(view: query::PeerView, owner: String, now: Time) -> PeerView 
         name: view.name,
         address: view.remote,
         remote_as: view.remote_as,
+        configured_as: match view.configured_as {
+            core::RemoteAs::Number(asn) => RemoteAs::Number(asn),
+            core::RemoteAs::External => RemoteAs::External,
+            core::RemoteAs::Auto => RemoteAs::Auto,
+        },
         owner,
         internal: view.internal,
         rr_client: view.rr_client,

@@ -1,4 +1,4 @@
-//! Peers that nobody named: listen ranges, and groups that say what peers are like.
+//! Peers that nobody named: listen ranges, with BFD too, and groups that say what peers are like.
 //!
 //! ```text
 //! reflector 10.1.3.1   AS 65001, listen range 10.1.3.0/29 with a password, at most one peer
@@ -8,9 +8,12 @@
 //!         └── outside 10.1.3.9  BIRD
 //! ```
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use turnpike_testbed::{Lab, Node, Process, poll_result};
+use turnpike_bgpd_api::bfd::{BfdState, BfdView, DEFAULT_BFD_SOCKET, show_bfd};
+use turnpike_testbed::{Lab, Node, Process, binary, poll_result};
 
 use crate::daemon::{DEADLINE, Daemon};
 
@@ -118,5 +121,88 @@ fn peers_come_out_of_a_range_with_their_password() {
     assert!(daemon.client().unwrap().peers(None).unwrap().iter().all(|peer| peer.session.is_none()));
     drop((silent, stranger));
     daemon.end(Signal::SIGTERM).unwrap();
+    lab.finish().unwrap();
+}
+
+const WATCHED: &str = r#"
+asn = 65001
+router_id = "10.0.0.1"
+[kernel]
+enabled = false
+[[listen_range]]
+name = "node"
+prefix = "10.1.3.0/29"
+remote_as = "auto"
+ttl = 64
+import = "accept-all"
+export = "accept-all"
+bfd = { interval_ms = 300, multiplier = 3 }
+"#;
+
+fn watching_bird(node: &Node) -> Result<Process> {
+    let config = "log stderr all; router id 10.0.0.2; protocol device {}\n\
+         protocol bfd { multihop { interval 300 ms; multiplier 3; }; }\n\
+         protocol static { ipv4; route 10.20.0.0/16 blackhole; }\n\
+         protocol bgp up { local 10.1.3.2 as 65001; neighbor 10.1.3.1 as 65001; bfd on; graceful restart on;\n\
+         connect delay time 1; connect retry time 1; error wait time 1, 1; ipv4 { import all; export all; }; }\n";
+    node.write_file("/run/bird/bird.conf", config)?;
+    let mut command = node.command("bird")?;
+    command.args(["-f", "-c", "/run/bird/bird.conf", "-s", "/run/bird/bird.ctl"]);
+    node.spawn("bird", command)
+}
+
+fn bfd(node: &Node) -> Result<Vec<BfdView>> {
+    Ok(show_bfd(&node.path(DEFAULT_BFD_SOCKET)?, Duration::from_secs(10))?)
+}
+
+fn wait_bfd_up(node: &Node) -> Result<BfdView> {
+    poll_result(DEADLINE, "BFD Up", || {
+        let view = bfd(node)?.pop().context("no BFD session")?;
+        ensure!(view.state == BfdState::Up && view.orphaned_for.is_none(), "{view:#?}");
+        Ok(view)
+    })
+}
+
+/// Verifies: a peer out of a range (`remote_as = "auto"`: internal here) has BFD from its session on; a restart of bgpd,
+/// which knows the peer again only when it comes back, is no path failure (RFC 5882 §4.3.2.2); a path that fails in
+/// silence ends session and peer long before the hold timer of 90 s; and both return when it is mended.
+#[test]
+fn peers_out_of_a_range_are_watched_by_bfd() {
+    let lab = Lab::new("bgp-range-bfd").unwrap();
+    let (switch, own, other) =
+        (lab.node("switch").unwrap(), lab.node("own").unwrap(), lab.node("other").unwrap());
+    lab.link(&switch, "own", &own, "eth0").unwrap();
+    lab.link(&switch, "other", &other, "eth0").unwrap();
+    own.addr("eth0", "10.1.3.1/24").unwrap();
+    other.addr("eth0", "10.1.3.2/24").unwrap();
+    switch.bridge("br0", &["own", "other"]).unwrap();
+    let bfdd = own.spawn("turnpike-bfdd", own.command(binary("turnpike-bfdd").unwrap()).unwrap()).unwrap();
+    let mut daemon = Daemon::start(&own, WATCHED).unwrap();
+    let _bird = watching_bird(&other).unwrap();
+
+    wait_peer(&daemon, "node-10.1.3.2").unwrap();
+    let before = wait_bfd_up(&own).unwrap();
+    assert_eq!((before.name.as_str(), before.key.multihop), ("node-10.1.3.2", true));
+    let peer = daemon.peer("node-10.1.3.2").unwrap();
+    assert_eq!((peer.remote_as.0, peer.internal), (65001, true));
+
+    daemon.end(Signal::SIGKILL).unwrap();
+    daemon.start_again().unwrap();
+    wait_peer(&daemon, "node-10.1.3.2").unwrap();
+    let after = wait_bfd_up(&own).unwrap();
+    assert_eq!((after.local_discriminator, after.downs), (before.local_discriminator, 0), "{after:#?}");
+
+    switch.run(&["ip", "link", "set", "own", "nomaster"]).unwrap();
+    poll_result(DEADLINE, "session, peer and BFD to go", || {
+        let (peers, sessions) = (daemon.client()?.peers(None)?, bfd(&own)?);
+        ensure!(peers.is_empty() && sessions.is_empty(), "{peers:?} {sessions:?}");
+        Ok(())
+    })
+    .unwrap();
+    switch.run(&["ip", "link", "set", "own", "master", "br0"]).unwrap();
+    wait_peer(&daemon, "node-10.1.3.2").unwrap();
+    wait_bfd_up(&own).unwrap();
+    daemon.end(Signal::SIGTERM).unwrap();
+    drop(bfdd);
     lab.finish().unwrap();
 }

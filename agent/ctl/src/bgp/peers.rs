@@ -51,13 +51,13 @@ fn remark(peer: &PeerView) -> String {
 
 /// Everything about one peer.
 pub(super) fn detail(peer: &PeerView) -> String {
-    let kind = if peer.internal { "internal" } else { "external" };
     let client = if peer.rr_client { ", route reflector client" } else { "" };
     let mut text = format!(
-        "Peer {}: {}, AS {} ({kind}{client}), from {}\n",
+        "Peer {}: {}, AS {} ({}{client}), from {}\n",
         peer.name,
         peer.address,
         peer.autonomous_system(),
+        peer.kind(),
         peer.owner
     );
     let mut line = |name: &str, value: String| {
@@ -115,6 +115,8 @@ fn families(set: &Families) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use turnpike_bgpd_api::config::RemoteAs;
+
     use super::*;
 
     pub(in crate::bgp) fn sample(name: &str, established: bool) -> PeerView {
@@ -134,6 +136,7 @@ pub(super) mod tests {
             name: name.to_owned(),
             address: "10.1.3.21".parse().unwrap(),
             remote_as: 65001.into(),
+            configured_as: RemoteAs::Internal,
             owner: "turnpike-agent".to_owned(),
             internal: true,
             rr_client: false,

@@ -45,12 +45,9 @@ impl Config {
         found
     }
 
+    /// Or may be.
     fn is_external(&self, peer: &Peer) -> bool {
-        match peer.remote_as {
-            RemoteAs::Internal => false,
-            RemoteAs::External => true,
-            RemoteAs::Number(asn) => self.asn.is_some_and(|own| own != asn),
-        }
+        peer.remote_as == RemoteAs::Auto || peer.remote_as.is_internal(self.asn) == Some(false)
     }
 }
 

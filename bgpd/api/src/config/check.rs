@@ -122,9 +122,9 @@ impl Config {
         if range.limit == 0 {
             found.add(place("limit"), "nobody could connect", "give the most peers at a time");
         }
-        if range.peer.bfd.is_some() {
-            let remedy = "give peers that need BFD a [[peer]] of their own";
-            found.add(place("bfd"), "BFD needs peers that are known before they connect", remedy);
+        if range.peer.bfd.as_ref().is_some_and(|bfd| bfd.strict) {
+            let remedy = "remove it, or give peers that must not be without BFD a [[peer]] of their own";
+            found.add(place("bfd.strict"), "BFD begins with the session of a peer that nobody named", remedy);
         }
         if self.listen_ranges.iter().take(index).any(|other| other.prefix == range.prefix) {
             let message = format!("two listen ranges have the prefix {}", range.prefix);
@@ -212,14 +212,13 @@ fn check_peer(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, fou
         found.add(place("families"), "a session without a family carries nothing", "name ipv4, ipv6 or both");
     }
     check_local_as(place, peer, own, found);
-    let external = match (peer.remote_as, own) {
-        (RemoteAs::External, _) => true,
-        (RemoteAs::Number(asn), Some(own)) => asn != own,
-        _ => false,
-    };
-    if peer.rr_client && external {
-        let message = "an external peer cannot be a route reflector client (RFC 4456)";
-        found.add(place("rr_client"), message, "reflection is for internal peers; remove it");
+    let internal = peer.remote_as.is_internal(own);
+    // A number is judged once ours is known.
+    let auto = peer.remote_as == RemoteAs::Auto;
+    let maybe_external = internal == Some(false) || auto;
+    if peer.rr_client && maybe_external {
+        let message = "a route reflector client must be known to be internal (RFC 4456)";
+        found.add(place("rr_client"), message, "say `remote_as = \"internal\"`, or remove it");
     }
     if peer.ttl == Some(0) {
         found.add(place("ttl"), "packets with TTL 0 never leave", "use 1 to 255");
@@ -247,7 +246,7 @@ fn check_peer(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, fou
     if peer.long_lived_time.is_some_and(|time| time > LongLivedFamily::LONGEST) {
         found.add(place("long_lived_time"), LONG_LIVED, LONG_LIVED_REMEDY);
     }
-    if peer.long_lived_fallback && external {
+    if peer.long_lived_fallback && maybe_external {
         let message = "only an internal peer can be told of them without RFC 9494 (§4.6)";
         found.add(place("long_lived_fallback"), message, "remove it");
     }
@@ -311,11 +310,12 @@ fn check_aggregates(aggregates: &[Aggregate], found: &mut Found) {
 }
 
 fn check_local_as(place: &dyn Fn(&str) -> String, peer: &Peer, own: Option<Asn>, found: &mut Found) {
-    let internal = match peer.remote_as {
-        RemoteAs::Internal => true,
-        RemoteAs::External => false,
-        RemoteAs::Number(asn) => Some(asn) == own,
-    };
+    let internal = peer.remote_as.is_internal(own) == Some(true);
+    if peer.remote_as == RemoteAs::Auto && (peer.local_as.is_some() || peer.role.is_some()) {
+        let field = if peer.local_as.is_some() { "local_as" } else { "role" };
+        let message = "only an external peer can have it, and `auto` may make an internal one";
+        found.add(place(field), message, "give the peer's own remote_as, or `\"external\"`");
+    }
     if internal && peer.local_as.is_some() {
         let message = "an internal peer has the same AS as we have";
         found.add(place("local_as"), message, "remove it, or give the peer's own remote_as");

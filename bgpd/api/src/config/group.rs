@@ -231,7 +231,7 @@ group = "nodes"
         assert!(parse(&range("")).is_ok());
         for (line, word) in [
             ("address = \"10.1.1.1\"", "address"),
-            ("bfd = {}", "bfd"),
+            ("bfd = { strict = true }", "bfd.strict"),
             ("limit = 0", "limit"),
             ("import = \"none\"", "none"),
             ("hold_time = 2", "hold_time"),

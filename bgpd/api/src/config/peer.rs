@@ -176,18 +176,21 @@ pub enum RemoteAs {
     Internal,
     /// Any but ours: the one that its OPEN says.
     External,
+    /// Any: its OPEN says whether the peer is internal or external (FRR 10's `remote-as auto`).
+    Auto,
     /// This one; ours again makes an internal peer.
     Number(Asn),
 }
 
 impl RemoteAs {
-    /// The number, given ours; zero, which is nobody's (RFC 7607), for any other.
+    /// Whether it makes an internal peer, as far as that is known with this AS of ours, or with none yet.
     #[must_use]
-    pub fn resolve(self, own: Asn) -> Asn {
+    pub fn is_internal(self, own: Option<Asn>) -> Option<bool> {
         match self {
-            Self::Internal => own,
-            Self::External => Asn(0),
-            Self::Number(asn) => asn,
+            Self::Internal => Some(true),
+            Self::External => Some(false),
+            Self::Auto => None,
+            Self::Number(asn) => own.map(|own| own == asn),
         }
     }
 }
@@ -197,6 +200,7 @@ impl Serialize for RemoteAs {
         match self {
             Self::Internal => serializer.serialize_str("internal"),
             Self::External => serializer.serialize_str("external"),
+            Self::Auto => serializer.serialize_str("auto"),
             Self::Number(asn) => serializer.serialize_u32(asn.0),
         }
     }
@@ -209,7 +213,7 @@ impl<'de> Deserialize<'de> for RemoteAs {
             type Value = RemoteAs;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an AS number (1 to 4294967295), `internal` or `external`")
+                f.write_str("an AS number (1 to 4294967295), `internal`, `external` or `auto`")
             }
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<RemoteAs, E> {
@@ -229,6 +233,7 @@ impl<'de> Deserialize<'de> for RemoteAs {
                 match (value, value.parse::<Asn>()) {
                     ("internal", _) => Ok(RemoteAs::Internal),
                     ("external", _) => Ok(RemoteAs::External),
+                    ("auto", _) => Ok(RemoteAs::Auto),
                     (_, Ok(asn)) if asn.0 != 0 => Ok(RemoteAs::Number(asn)),
                     _ => Err(E::invalid_value(de::Unexpected::Str(value), &self)),
                 }

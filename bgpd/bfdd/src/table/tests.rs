@@ -63,7 +63,7 @@ fn peer_session() -> Session {
 /// A table with one session that is Up, and its peer.
 fn up() -> (Table, Session) {
     let mut table = table();
-    table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2")]).unwrap();
+    table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2")], &[]).unwrap();
     let mut peer = peer_session();
     converse(&mut table, at(1), &mut peer, "10.0.0.2");
     assert_eq!(table.show(at(1))[0].state.to_string(), "Up");
@@ -74,9 +74,9 @@ fn up() -> (Table, Session) {
 #[test]
 fn an_owner_hears_of_each_change_and_of_nobody_elses() {
     let mut table = table();
-    let now = table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2")]).unwrap();
+    let now = table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2")], &[]).unwrap();
     assert_eq!(now.len(), 1);
-    table.declare(at(0), 2, "other", vec![spec("10.0.0.3")]).unwrap();
+    table.declare(at(0), 2, "other", vec![spec("10.0.0.3")], &[]).unwrap();
     converse(&mut table, at(1), &mut peer_session(), "10.0.0.2");
     let mut told = Vec::new();
     while let Some((caller, view)) = table.next_news() {
@@ -91,10 +91,26 @@ fn a_declared_session_goes_on_when_its_owner_comes_back() {
     let before = table.show(at(1))[0].clone();
     table.forget(at(2), 1);
     assert_eq!(table.show(at(3))[0].orphaned_for, Some(59));
-    let after = table.declare(at(4), 9, OWNER, vec![spec("10.0.0.2")]).unwrap();
+    let after = table.declare(at(4), 9, OWNER, vec![spec("10.0.0.2")], &[]).unwrap();
     assert_eq!((after[0].orphaned_for, after[0].state), (None, before.state));
     assert_eq!(after[0].local_discriminator, before.local_discriminator);
     assert_eq!((after[0].downs, table.next_packet()), (0, None));
+}
+
+#[test]
+fn an_owner_that_does_not_know_yet_keeps_what_it_had_and_lets_go_of_what_it_wants_no_more() {
+    let (mut table, _) = up();
+    let before = table.show(at(1))[0].clone();
+    table.forget(at(2), 1);
+    let range: Prefix = "10.0.0.0/29".parse().unwrap();
+    let other: Prefix = "10.0.1.0/29".parse().unwrap();
+    table.declare(at(3), 2, OWNER, Vec::new(), &[other, range]).unwrap();
+    assert_eq!(table.show(at(3))[0].local_discriminator, before.local_discriminator);
+    // Its peer has come back, and gone again: from then on nothing is kept of it.
+    table.declare(at(4), 2, OWNER, vec![spec("10.0.0.2")], &[range]).unwrap();
+    assert_eq!((table.show(at(4)).len(), table.show(at(4))[0].downs), (1, 0));
+    table.declare(at(5), 2, OWNER, Vec::new(), &[range]).unwrap();
+    assert!(table.show(at(5)).is_empty());
 }
 
 #[test]
@@ -121,12 +137,12 @@ fn without_an_owner_a_session_ends_with_admin_down_after_the_orphan_time() {
 #[test]
 fn a_session_that_is_wanted_again_while_it_leaves_begins_anew() {
     let (mut table, mut peer) = up();
-    table.declare(at(10), 1, OWNER, Vec::new()).unwrap();
+    table.declare(at(10), 1, OWNER, Vec::new(), &[]).unwrap();
     let leaving = std::iter::from_fn(|| table.next_packet()).last().unwrap().1;
     assert_eq!(leaving.state, State::AdminDown);
     peer.receive(at(11), &leaving);
     assert_eq!((peer.state(), peer.remote_state()), (State::Down, State::AdminDown));
-    let again = table.declare(at(12), 1, OWNER, vec![spec("10.0.0.2")]).unwrap();
+    let again = table.declare(at(12), 1, OWNER, vec![spec("10.0.0.2")], &[]).unwrap();
     assert_eq!(again[0].local_discriminator, leaving.my_discriminator.get());
     converse(&mut table, at(13), &mut peer, "10.0.0.2");
     assert_eq!(table.show(at(13))[0].state.to_string(), "Up");
@@ -143,7 +159,7 @@ fn packets_find_their_session_or_are_dropped() {
     let mut far = spec("10.0.0.2");
     far.key.multihop = true;
     let specs = vec![spec("10.0.0.2"), far, on_link("eth0"), on_link("eth1")];
-    table.declare(at(0), 1, OWNER, specs).unwrap();
+    table.declare(at(0), 1, OWNER, specs, &[]).unwrap();
     let hello = peer_session().poll_transmit(at(1), 0).unwrap().encode();
     let heard =
         |table: &Table| -> Vec<u64> { table.show(at(1)).iter().map(|view| view.packets_in).collect() };
@@ -169,9 +185,9 @@ fn packets_find_their_session_or_are_dropped() {
 #[test]
 fn one_session_belongs_to_one_owner() {
     let mut table = table();
-    table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2")]).unwrap();
-    let refused = table.declare(at(0), 2, "other", vec![spec("10.0.0.2")]).unwrap_err();
+    table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2")], &[]).unwrap();
+    let refused = table.declare(at(0), 2, "other", vec![spec("10.0.0.2")], &[]).unwrap_err();
     assert_eq!(refused.message, "10.0.0.2: turnpike-bgpd has this session");
-    let twice = table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2"), spec("10.0.0.2")]).unwrap_err();
+    let twice = table.declare(at(0), 1, OWNER, vec![spec("10.0.0.2"), spec("10.0.0.2")], &[]).unwrap_err();
     assert_eq!(twice.message, "10.0.0.2: the same session twice");
 }

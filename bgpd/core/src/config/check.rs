@@ -32,7 +32,7 @@ pub enum ConfigError {
         hold: Duration,
     },
     /// RFC 4456 reflects inside one AS.
-    #[error("peer `{0}`: an external peer cannot be a route reflector client")]
+    #[error("peer `{0}`: a route reflector client must be known to be internal")]
     ClientNotInternal(String),
     /// RFC 9494 §3.1: 24 bits of seconds.
     #[error("peer `{peer}`: the long-lived stale time of {time:?} is longer than 16777215 s")]
@@ -96,7 +96,7 @@ pub enum ConfigError {
         le: Option<u8>,
     },
     /// RFC 7705 §3, RFC 9234 §4: both are about what one AS is to another.
-    #[error("peer `{0}` is internal: it can have neither a local AS number nor a role")]
+    #[error("peer `{0}`: only an external peer can have a local AS number or a role")]
     InternalWithLocalAs(String),
     /// The number must be another one than those of both sides.
     #[error("peer `{peer}`: {asn} cannot be its local AS number")]
@@ -172,15 +172,15 @@ impl Config {
         if matches!(hold, 1 | 2) || hold > 65535 || peer.hold_time.subsec_nanos() != 0 {
             errors.push(ConfigError::HoldTime { peer: name(), hold: peer.hold_time });
         }
-        if peer.rr_client && peer.remote_as != self.asn {
+        let internal = peer.remote_as.is_internal(self.asn);
+        if peer.rr_client && internal != Some(true) {
             errors.push(ConfigError::ClientNotInternal(name()));
         }
-        if peer.remote_as == self.asn && (peer.local_as.is_some() || peer.role.is_some()) {
+        if internal != Some(false) && (peer.local_as.is_some() || peer.role.is_some()) {
             errors.push(ConfigError::InternalWithLocalAs(name()));
         }
-        if let Some(other) =
-            peer.local_as.filter(|other| [Asn(0), self.asn, peer.remote_as].contains(&other.asn))
-        {
+        let taken = [Some(Asn(0)), Some(self.asn), peer.remote_as.number()];
+        if let Some(other) = peer.local_as.filter(|other| taken.contains(&Some(other.asn))) {
             errors.push(ConfigError::LocalAs { peer: name(), asn: other.asn });
         }
         if let Some(time) = peer.long_lived.filter(|time| time.as_secs() > LongLivedFamily::LONGEST.into()) {

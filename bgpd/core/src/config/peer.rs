@@ -16,8 +16,8 @@ pub struct PeerConfig {
     pub name: String,
     /// Its address; unique. Connections from and to this address belong to the peer.
     pub remote: IpAddr,
-    /// Its autonomous system. Equal to ours: an internal peer; [`PeerConfig::EXTERNAL`]: any other, as its OPEN says.
-    pub remote_as: Asn,
+    /// Its autonomous system.
+    pub remote_as: RemoteAs,
     /// Another AS number of ours in the place of the speaker's, towards this external peer (RFC 7705).
     #[serde(default)]
     pub local_as: Option<LocalAs>,
@@ -83,15 +83,12 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
-    /// Any AS but ours. (AS 0 belongs to nobody, RFC 7607.)
-    pub const EXTERNAL: Asn = Asn(0);
-
     /// A peer with the defaults of this file.
-    pub fn new(name: impl Into<String>, remote: IpAddr, remote_as: Asn) -> Self {
+    pub fn new(name: impl Into<String>, remote: IpAddr, remote_as: impl Into<RemoteAs>) -> Self {
         Self {
             name: name.into(),
             remote,
-            remote_as,
+            remote_as: remote_as.into(),
             local_as: None,
             role: None,
             role_strict: false,
@@ -130,6 +127,43 @@ const fn default_retry() -> Duration {
 
 const fn default_families() -> Families {
     Families::BOTH
+}
+
+/// What the autonomous system of a peer may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemoteAs {
+    /// This one; ours makes an internal peer.
+    Number(Asn),
+    /// Any but ours: the one that its OPEN says.
+    External,
+    /// Any: its OPEN says whether the peer is an internal one.
+    Auto,
+}
+
+impl RemoteAs {
+    /// The number, where the configuration says it.
+    pub fn number(self) -> Option<Asn> {
+        match self {
+            Self::Number(asn) => Some(asn),
+            Self::External | Self::Auto => None,
+        }
+    }
+
+    /// Whether the peer is an internal one; `None` before its OPEN says so.
+    pub fn is_internal(self, own: Asn) -> Option<bool> {
+        match self {
+            Self::Number(asn) => Some(asn == own),
+            Self::External => Some(false),
+            Self::Auto => None,
+        }
+    }
+}
+
+impl From<Asn> for RemoteAs {
+    fn from(asn: Asn) -> Self {
+        Self::Number(asn)
+    }
 }
 
 /// An AS number for one peer, as long as it does not know the new one (RFC 7705).

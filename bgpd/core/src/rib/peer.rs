@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
-use turnpike_bgp_wire::{EncodeContext, Families, Family, PerFamily, Role, RouterId};
+use turnpike_bgp_wire::{Asn, EncodeContext, Families, Family, PerFamily, Role, RouterId};
 
 use crate::config::{ExportNextHop, LocalAs, MaxPrefix, PeerConfig, PolicyChoice, SendPaths};
 use crate::query::PeerId;
+
+/// AS 0 belongs to nobody (RFC 7607): what stands here until an OPEN has come.
+const NOBODY: Asn = Asn(0);
 
 /// How paths from a peer are judged.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,7 +25,7 @@ pub(crate) struct ImportRules {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SessionFacts {
     /// The peer's, as its OPEN says.
-    pub(crate) asn: turnpike_bgp_wire::Asn,
+    pub(crate) asn: Asn,
     pub(crate) router_id: RouterId,
     pub(crate) local: IpAddr,
     pub(crate) families: Families,
@@ -40,8 +43,10 @@ pub(crate) struct RibPeer {
     pub(super) addr: IpAddr,
     pub(super) scope: u32,
     /// Configured, or of the present or last session where the configuration leaves it open.
-    pub(super) remote_as: turnpike_bgp_wire::Asn,
-    pub(super) internal: bool,
+    pub(super) remote_as: Asn,
+    pub(crate) internal: bool,
+    /// Our AS, where the peer's OPEN decides whether it is internal.
+    auto: Option<Asn>,
     pub(super) client: bool,
     pub(super) import: ImportRules,
     pub(super) export: PolicyChoice,
@@ -70,13 +75,18 @@ pub(crate) struct RibPeer {
 }
 
 impl RibPeer {
-    pub(crate) fn new(id: PeerId, config: &PeerConfig, internal: bool) -> Self {
+    /// `own` is the speaker's AS. As long as nobody knows, a peer counts as external: nothing comes in or goes out
+    /// without a policy.
+    pub(crate) fn new(id: PeerId, config: &PeerConfig, own: Asn) -> Self {
+        let known = config.remote_as.is_internal(own);
+        let internal = known == Some(true);
         Self {
             id,
             addr: config.remote,
             scope: config.transport.scope,
-            remote_as: config.remote_as,
+            remote_as: config.remote_as.number().unwrap_or(NOBODY),
             internal,
+            auto: known.is_none().then_some(own),
             client: config.rr_client && internal,
             import: ImportRules {
                 policy: config.import.clone(),
@@ -109,8 +119,10 @@ impl RibPeer {
         if let Some(session) = &mut session {
             session.families = session.families.and(families);
         }
+        let remote_as = learnt(new.remote_as, self.remote_as);
         RibPeer {
-            remote_as: learnt(new.remote_as, self.remote_as),
+            remote_as,
+            internal: new.is_internal(remote_as),
             router_id: self.router_id,
             session,
             generation: self.generation,
@@ -124,7 +136,8 @@ impl RibPeer {
     pub(super) fn take_config_of(&mut self, other: RibPeer) {
         self.scope = other.scope;
         self.remote_as = learnt(other.remote_as, self.remote_as);
-        self.internal = other.internal;
+        self.internal = other.is_internal(self.remote_as);
+        self.auto = other.auto;
         self.client = other.client;
         self.import = other.import;
         self.export = other.export;
@@ -137,8 +150,14 @@ impl RibPeer {
         }
     }
 
+    /// Whether the peer is internal with this AS number.
+    pub(super) fn is_internal(&self, asn: Asn) -> bool {
+        self.auto.map_or(self.internal, |own| own == asn)
+    }
+
     pub(super) fn begin(&mut self, session: SessionFacts) {
         self.remote_as = session.asn;
+        self.internal = self.is_internal(session.asn);
         self.router_id = session.router_id;
         for family in Family::ALL {
             self.next_generation(family);
@@ -170,6 +189,6 @@ impl RibPeer {
 }
 
 /// What a configuration says of the AS; where it says nothing, what is known.
-fn learnt(configured: turnpike_bgp_wire::Asn, known: turnpike_bgp_wire::Asn) -> turnpike_bgp_wire::Asn {
-    if configured == PeerConfig::EXTERNAL { known } else { configured }
+fn learnt(configured: Asn, known: Asn) -> Asn {
+    if configured == NOBODY { known } else { configured }
 }

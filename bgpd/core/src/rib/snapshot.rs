@@ -235,7 +235,7 @@ impl Snapshot {
                 (Some(new), _) if new.shutdown.is_some() => continue,
                 (Some(new), _) => {
                     families.insert(held.id, new.families);
-                    held.under(RibPeer::new(held.id, new, new.remote_as == config.asn), new.families)
+                    held.under(RibPeer::new(held.id, new, config.asn), new.families)
                 }
                 // A dynamic peer: its template stays.
                 (None, false) => {

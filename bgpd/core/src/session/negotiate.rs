@@ -11,7 +11,7 @@ use turnpike_bgp_wire::{
 };
 
 use super::{Connection, Local};
-use crate::config::{PeerConfig, SendPaths};
+use crate::config::{PeerConfig, RemoteAs, SendPaths};
 
 /// What our OPEN says about graceful restart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,8 +158,9 @@ fn common_add_path(theirs: &Open, config: &PeerConfig, families: Families) -> (F
 pub(super) fn check(open: &Open, config: &PeerConfig, local: &Local) -> Result<(), Notification> {
     let error = |error| Err(Notification::new(Cause::Open(error)));
     let fits = match config.remote_as {
-        PeerConfig::EXTERNAL => open.asn != local.asn && open.asn != our_asn(config, local),
-        wanted => open.asn == wanted,
+        RemoteAs::External => open.asn != local.asn && open.asn != our_asn(config, local),
+        RemoteAs::Auto => true,
+        RemoteAs::Number(wanted) => open.asn == wanted,
     };
     if !fits {
         return error(OpenError::BadPeerAs);

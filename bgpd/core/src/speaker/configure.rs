@@ -87,8 +87,7 @@ impl Speaker {
                 self.forget_stale(id);
             }
         }
-        let internal = new.remote_as == self.config.asn;
-        self.rib.set_peer(RibPeer::new(id, &new, internal));
+        self.rib.set_peer(RibPeer::new(id, &new, self.config.asn));
         self.on_session(id, Session::start);
     }
 

@@ -70,9 +70,8 @@ impl Speaker {
             self.peers.len() - 1
         });
         let id = PeerId(index as u32);
-        let internal = config.remote_as == self.config.asn;
         self.by_address.insert(config.remote, id);
-        self.rib.set_peer(RibPeer::new(id, &config, internal));
+        self.rib.set_peer(RibPeer::new(id, &config, self.config.asn));
         let seed = u64::from(self.config.router_id.to_u32()) << 32
             | self.now.since_start().as_nanos() as u64 ^ index as u64;
         let peer = Peer {
@@ -104,6 +103,9 @@ impl Speaker {
         self.by_address.remove(&held.session.config.remote);
         self.conns.retain(|_, owner| *owner != peer);
         self.rib.remove_peer(peer);
+        if held.dynamic {
+            self.event(Event::Left { name: held.name(), remote: held.session.config.remote });
+        }
     }
 
     /// A connection from an address that is no configured peer's: a listen range may make a peer of it.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use turnpike_bgp_wire::{Attributes, Prefix};
+use turnpike_bgp_wire::{Asn, Attributes, Prefix};
 
 use super::Speaker;
 use super::peer::Peer;
@@ -102,13 +102,20 @@ impl Speaker {
 
     fn view_peer(&self, peer: &Peer) -> PeerView {
         let session = &peer.session;
+        let configured = session.config.remote_as;
         let counts = self.rib.shared.peer(peer.id);
         PeerView {
             id: peer.id,
             name: peer.name(),
             remote: session.config.remote,
-            remote_as: peer.agreed.as_ref().map_or(session.config.remote_as, |agreed| agreed.asn),
-            internal: session.internal(),
+            remote_as: peer
+                .agreed
+                .as_ref()
+                .map(|agreed| agreed.asn)
+                .or(configured.number())
+                .unwrap_or(Asn(0)),
+            configured_as: configured,
+            internal: counts.is_some_and(|counts| counts.internal),
             rr_client: session.config.rr_client,
             dynamic: peer.dynamic,
             state: session.state(),

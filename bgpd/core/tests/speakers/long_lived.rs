@@ -178,7 +178,7 @@ fn between_ases_both_sides_must_want_it() {
     }
     other.networks = vec![Network::new(prefix(BLOCK))];
     other.peers[0].long_lived = Some(STALE);
-    assert_eq!(other.peers[0].remote_as, Asn(65001));
+    assert_eq!(other.peers[0].remote_as, Asn(65001).into());
     let mut world = World::new([one, other]);
     world.until("heard", |world| world.has(0, BLOCK));
     world.kill(1);

@@ -144,9 +144,9 @@ fn both_of_our_as_numbers_are_loops() {
     let mut world = World::new([origin, middle, open(2, 65001, &[(1, 65002)])]);
     world.configure(2, |config| {
         config.asn = Asn(64500);
-        config.peers[0].remote_as = Asn(65002);
+        config.peers[0].remote_as = Asn(65002).into();
     });
-    world.configure(1, |config| config.peers[1].remote_as = Asn(64500));
+    world.configure(1, |config| config.peers[1].remote_as = Asn(64500).into());
     world.all_up(&[(0, 1), (1, 2)]);
     world.run(Duration::from_secs(5));
     // It went out as 65002 64500 65001.

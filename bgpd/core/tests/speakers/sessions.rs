@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use turnpike_bgp_core::config::{Network, PeerConfig, PolicyChoice};
+use turnpike_bgp_core::config::{Network, PeerConfig, PolicyChoice, RemoteAs};
 use turnpike_bgp_core::query::SessionState;
 use turnpike_bgp_core::{CloseReason, ConnId, Event, Input, Shutdown};
 use turnpike_bgp_wire::{Asn, Cause, Cease, MessageType, Notification};
@@ -79,7 +79,7 @@ fn a_passive_peer_waits_and_two_passive_ones_wait_for_ever() {
 #[test]
 fn the_wrong_as_is_refused_with_its_subcode() {
     let mut world = pair();
-    world.configure(0, |config| config.peers[0].remote_as = turnpike_bgp_wire::Asn(65009));
+    world.configure(0, |config| config.peers[0].remote_as = Asn(65009).into());
     world.run(Duration::from_secs(20));
     let told = world.peer_of(0, 1).last_notification.unwrap();
     assert_eq!(told, "sent OPEN Message Error / Bad Peer AS");
@@ -89,7 +89,7 @@ fn the_wrong_as_is_refused_with_its_subcode() {
 #[test]
 fn an_external_peer_may_have_any_as_but_ours() {
     let mut world = pair();
-    world.configure(0, |config| config.peers[0].remote_as = PeerConfig::EXTERNAL);
+    world.configure(0, |config| config.peers[0].remote_as = RemoteAs::External);
     world.run(Duration::from_secs(20));
     // RFC 4271 §6.2: ours is no other.
     assert_eq!(world.peer_of(0, 1).last_notification.unwrap(), "sent OPEN Message Error / Bad Peer AS");
@@ -106,6 +106,52 @@ fn an_external_peer_may_have_any_as_but_ours() {
             world.best(0, "10.244.1.0/24").is_some_and(|path| path.as_path == asn.to_string())
         });
         assert_eq!(world.peer_of(0, 1).remote_as.0, asn);
+    }
+}
+
+#[test]
+fn an_auto_peer_is_what_its_open_says() {
+    let mut world = pair();
+    world.configure(0, |config| config.peers[0].remote_as = RemoteAs::Auto);
+    world.configure(1, |config| config.networks = vec![Network::new(prefix("10.244.1.0/24"))]);
+    // RFC 4271 §5.1.5: LOCAL_PREF counts from an internal peer; one may have its paths without a policy.
+    world.until("a path of an internal peer", |world| {
+        world.best(0, "10.244.1.0/24").is_some_and(|path| path.as_path.is_empty())
+    });
+    assert_eq!((world.peer_of(0, 1).remote_as.0, world.peer_of(0, 1).internal), (65001, true));
+
+    // The same peer moves into another AS. It says that it has restarted, and yet none of its paths may stay: what was
+    // accepted from an internal peer is refused from an external one without a policy (RFC 8212).
+    world.configure(1, |config| {
+        config.asn = Asn(65002);
+        config.peers[0].export = PolicyChoice::AcceptAll;
+    });
+    world.until("the session of an external peer", |world| {
+        let peer = world.peer_of(0, 1);
+        (peer.remote_as.0, peer.internal, peer.received.ipv4) == (65002, false, 1)
+    });
+    assert!(world.best(0, "10.244.1.0/24").is_none());
+
+    world.configure(0, |config| config.peers[0].import = PolicyChoice::AcceptAll);
+    world.until("its path", |world| {
+        world.best(0, "10.244.1.0/24").is_some_and(|path| path.as_path == "65002")
+    });
+    assert!(world.is_up(0, 1), "a policy needs no new session");
+}
+
+#[test]
+fn what_an_auto_peer_cannot_have_is_refused() {
+    for forbid in [
+        |peer: &mut PeerConfig| peer.rr_client = true,
+        |peer: &mut PeerConfig| peer.role = Some(turnpike_bgp_wire::Role::Peer),
+    ] {
+        let mut world = pair();
+        world.configure(0, |config| {
+            config.peers[0].remote_as = RemoteAs::Auto;
+            forbid(&mut config.peers[0]);
+        });
+        let refused = |event: &Event| matches!(event, Event::ConfigRefused { .. });
+        assert!(world.hosts[0].events.iter().any(refused));
     }
 }
 

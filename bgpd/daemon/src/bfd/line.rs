@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use turnpike_bgpd_api::bfd::{BfdReply, BfdRequest, BfdSpec, BfdView};
-use turnpike_bgpd_api::{MAX_FRAME, decode, encode};
+use turnpike_bgpd_api::{MAX_FRAME, Prefix, decode, encode};
 
 use super::OWNER;
 
@@ -25,6 +25,8 @@ pub(crate) enum News {
     One(Box<BfdView>),
     /// There is no line, and why.
     Lost(String),
+    /// Peers from before our restart have had their time to come back.
+    KeptLongEnough,
     /// A failed path has been held against a peer for long enough.
     HeldLongEnough {
         /// Which.
@@ -34,11 +36,19 @@ pub(crate) enum News {
     },
 }
 
-type Wanted = watch::Receiver<Option<Vec<BfdSpec>>>;
+/// What bfdd is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) sessions: Vec<BfdSpec>,
+    /// As [`BfdRequest::Declare`] has it.
+    pub(super) keep: Vec<Prefix>,
+}
+
+type Wishes = watch::Receiver<Option<Wanted>>;
 
 /// Declares what is wanted whenever that changes or bfdd has restarted; ends with the engine. While nothing was
 /// wanted yet nothing is said: sessions from before our own restart go on.
-pub(super) async fn keep(socket: PathBuf, mut wanted: Wanted, news: mpsc::Sender<News>) {
+pub(super) async fn keep(socket: PathBuf, mut wanted: Wishes, news: mpsc::Sender<News>) {
     if wanted.wait_for(Option::is_some).await.is_err() {
         return;
     }
@@ -55,7 +65,7 @@ pub(super) async fn keep(socket: PathBuf, mut wanted: Wanted, news: mpsc::Sender
 }
 
 /// One connection, until it fails; `Ok` when the engine is gone.
-async fn converse(socket: &Path, wanted: &mut Wanted, news: &mpsc::Sender<News>) -> io::Result<()> {
+async fn converse(socket: &Path, wanted: &mut Wishes, news: &mpsc::Sender<News>) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket).await?;
     wanted.mark_changed();
     let mut input = Vec::new();
@@ -65,8 +75,8 @@ async fn converse(socket: &Path, wanted: &mut Wanted, news: &mpsc::Sender<News>)
                 if changed.is_err() {
                     return Ok(());
                 }
-                let sessions = wanted.borrow_and_update().clone().unwrap_or_default();
-                let declare = BfdRequest::Declare { owner: OWNER.to_owned(), sessions };
+                let Some(Wanted { sessions, keep }) = wanted.borrow_and_update().clone() else { continue };
+                let declare = BfdRequest::Declare { owner: OWNER.to_owned(), sessions, keep };
                 stream.write_all(&encode(&declare).map_err(io::Error::other)?).await?;
             }
             ready = stream.readable() => {

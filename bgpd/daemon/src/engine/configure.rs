@@ -51,7 +51,7 @@ impl Engine {
             .transports
             .iter()
             .map(|(peer, transport)| (Keyed::Peer(*peer), transport))
-            .chain(merged.ranges.iter().map(|(prefix, transport)| (Keyed::Range(*prefix), transport)))
+            .chain(merged.ranges.iter().map(|(range, transport)| (Keyed::Range(range.prefix), transport)))
             .filter_map(|(whom, transport)| Some((whom, transport.md5.clone()?)))
             .collect();
         self.listeners.set_keys(keys);
@@ -67,15 +67,27 @@ impl Engine {
                 info!(asn = %core.asn, router_id = %core.router_id, start = ?self.record.start(), "speaker starts");
                 let speaker = Speaker::new(core, self.record.start(), self.clock.now())
                     .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+                if self.record.start().restarted {
+                    self.bfd.keep(self.merged.bfd_ranges(), speaker.config().graceful_restart.restart_time);
+                }
                 self.speaker = Some(speaker);
             }
         }
         let asn = self.merged.core.as_ref().map(|core| core.asn);
         self.monitoring.configure(&self.file, asn);
         self.hand_in(Input::Monitor(self.monitoring.is_wanted()));
-        let paths = self.bfd.want(&self.merged.bfd);
-        self.take_paths(paths);
+        self.want_bfd();
         Ok(())
+    }
+
+    /// Tells bfdd of the peers that want its sessions: those of the configuration, and the guests that are there.
+    pub(super) fn want_bfd(&mut self) {
+        let guests = self.guests.iter();
+        let guests =
+            guests.filter_map(|(address, name)| Some((*address, self.merged.guest_bfd(*address, name)?)));
+        let wishes = self.merged.bfd.clone().into_iter().chain(guests).collect();
+        let paths = self.bfd.want(&wishes);
+        self.take_paths(paths);
     }
 
     /// Whoever gave us an AS number has taken it back: no peers, no networks, and no restart to speak of.

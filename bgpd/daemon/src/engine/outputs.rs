@@ -46,6 +46,7 @@ impl Engine {
             Output::Received { peer, message } => self.monitoring.received(peer, &message),
             Output::Event(event) => {
                 self.monitor(&event);
+                self.host_guests(&event);
                 self.report(&event);
                 self.tell_event(&event);
             }
@@ -66,6 +67,23 @@ impl Engine {
                 self.monitoring.session_down(*peer, reason, &speaker.ended_with(*peer));
             }
             _ => {}
+        }
+    }
+
+    /// A peer out of a listen range has BFD from its first session until it has gone for good.
+    fn host_guests(&mut self, event: &Event) {
+        let changed = match event {
+            Event::Up { peer, name, .. } => {
+                let session = self.speaker.as_ref().and_then(|speaker| speaker.monitored(*peer));
+                let address = session.map(|session| session.remote.ip().to_canonical());
+                let guest = address.filter(|address| !self.merged.peers.contains_key(address));
+                guest.is_some_and(|address| self.guests.insert(address, name.clone()).is_none())
+            }
+            Event::Left { remote, .. } => self.guests.remove(remote).is_some(),
+            _ => false,
+        };
+        if changed {
+            self.want_bfd();
         }
     }
 
@@ -95,6 +113,7 @@ impl Engine {
             Event::Down { name, reason, kept, .. } => {
                 warn!(peer = name, %reason, kept, "session down");
             }
+            Event::Left { name, .. } => debug!(peer = name, "gone, as nobody named it"),
             Event::ConnectionFailed { name, reason, .. } => {
                 debug!(peer = name, %reason, "connection failed");
             }

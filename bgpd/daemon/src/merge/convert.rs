@@ -63,8 +63,18 @@ pub(super) fn node<'a>(from: impl Iterator<Item = &'a api::Node>) -> Option<core
     role
 }
 
-pub(super) fn transport(peer: &Peer, external: bool, md5: Option<Vec<u8>>) -> Transport {
-    let usual = if external { TTL_EXTERNAL } else { TTL_INTERNAL };
+pub(super) fn remote_as(from: api::RemoteAs, own: Asn) -> core::RemoteAs {
+    match from {
+        api::RemoteAs::Internal => core::RemoteAs::Number(own),
+        api::RemoteAs::External => core::RemoteAs::External,
+        api::RemoteAs::Auto => core::RemoteAs::Auto,
+        api::RemoteAs::Number(asn) => core::RemoteAs::Number(asn),
+    }
+}
+
+/// A peer that may be external counts as directly connected.
+pub(super) fn transport(peer: &Peer, internal: bool, md5: Option<Vec<u8>>) -> Transport {
+    let usual = if internal { TTL_INTERNAL } else { TTL_EXTERNAL };
     match peer.ttl_security {
         // Each hop takes one: `hops` away means that 255 has become 256 − hops at least.
         Some(hops) => Transport { ttl: TTL_SECURE, min_ttl: Some(TTL_SECURE - (hops.max(1) - 1)), md5 },
@@ -73,7 +83,13 @@ pub(super) fn transport(peer: &Peer, external: bool, md5: Option<Vec<u8>>) -> Tr
 }
 
 /// `long_lived` is the global time in seconds.
-pub(super) fn peer(from: &Peer, remote_as: Asn, scope: u32, ttl: u8, long_lived: u32) -> core::PeerConfig {
+pub(super) fn peer(
+    from: &Peer,
+    remote_as: core::RemoteAs,
+    scope: u32,
+    ttl: u8,
+    long_lived: u32,
+) -> core::PeerConfig {
     let mut peer = core::PeerConfig::new(from.label(), from.address, remote_as);
     peer.local_as = from.local_as.map(|other| core::LocalAs {
         asn: other.asn,
@@ -133,7 +149,7 @@ fn add_path(from: Option<&api::AddPath>, family: Family) -> core::AddPath {
 /// What the peers of a listen range are like. The stem of their names is the range's, or `range`.
 pub(super) fn range_peer(
     range: &api::ListenRange,
-    remote_as: Asn,
+    remote_as: core::RemoteAs,
     ttl: u8,
     long_lived: u32,
 ) -> core::PeerConfig {
