@@ -48,7 +48,7 @@ impl HostRoutes {
             }
         }
         let surplus: Vec<IpNetwork> =
-            self.routes.prefixes().filter(|prefix| !wanted.contains_key(prefix)).collect();
+            self.routes.prefixes().into_iter().filter(|prefix| !wanted.contains_key(prefix)).collect();
         for prefix in surplus {
             self.routes.remove(prefix);
         }
@@ -98,7 +98,7 @@ impl HostRoutes {
         self.routes.pump().map_err(|error| failed("follow the kernel's routes", &error))?;
         self.routes.retry();
         self.routes.apply().map_err(|error| failed("write our routes", &error))?;
-        Ok(self.routes.failures().cloned().collect())
+        Ok(self.routes.failures())
     }
 }
 

@@ -1,8 +1,7 @@
 //! The kernel's side: a thread of its own that writes routes and follows next hops.
 //!
-//! The speaker never waits for the kernel. What it wants is put down per prefix, newest wins; the thread takes the
-//! whole lot when it is ready for more. However slow the kernel is, the pile is never larger than the table, and a
-//! prefix that flaps meanwhile costs one write.
+//! The speaker never waits for the kernel: what it wants is put down per prefix in the thread's own books ([`Wants`]),
+//! and the thread works them off.
 
 mod worker;
 
@@ -16,7 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc;
 use turnpike_bgp_core::Nexthop;
 use turnpike_bgpd_api::Prefix;
-use turnpike_kroute::{Owner, Resolution, Routes};
+use turnpike_kroute::{Hop, Owner, Resolution, Routes, Target, Wants};
 
 /// What the kernel shall hold for a prefix.
 #[derive(Debug, Clone)]
@@ -62,7 +61,6 @@ pub(crate) enum Leave {
 
 #[derive(Debug, Default)]
 struct Pending {
-    routes: BTreeMap<Prefix, Option<KernelRoute>>,
     /// Next hops to follow (true) or to forget, in order.
     tracking: Vec<(Nexthop, bool)>,
     sweep: bool,
@@ -86,7 +84,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct Kernel {
     shared: Arc<Shared>,
+    wants: Wants,
+    last_set: Option<LastSet>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The last next-hop set in both forms: neighbouring routes mostly share theirs.
+#[derive(Debug)]
+struct LastSet {
+    nexthops: Arc<[Nexthop]>,
+    hops: Arc<[Hop]>,
 }
 
 impl Kernel {
@@ -97,17 +104,21 @@ impl Kernel {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("cannot make an eventfd")?;
         let status = KernelStatus { routes: routes.installed(), ..KernelStatus::default() };
         let shared = Arc::new(Shared { pending: Mutex::default(), wake, status: Mutex::new(status) });
+        let wants = routes.wants();
         let worker = worker::Worker::new(routes, shared.clone(), events);
         let thread = std::thread::Builder::new()
             .name("kernel-routes".to_owned())
             .spawn(move || worker.run())
             .context("cannot start the kernel thread")?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, wants, last_set: None, thread: Some(thread) })
     }
 
     /// Puts down what is wanted from now on; `None` for no route.
-    pub(crate) fn routes(&self, changes: impl IntoIterator<Item = (Prefix, Option<KernelRoute>)>) {
-        lock(&self.shared.pending).routes.extend(changes);
+    pub(crate) fn routes(&mut self, changes: impl IntoIterator<Item = (Prefix, Option<KernelRoute>)>) {
+        let last = &mut self.last_set;
+        let changes = changes.into_iter();
+        self.wants
+            .extend(changes.map(|(prefix, route)| (prefix.into(), route.map(|route| target(route, last)))));
         self.wake();
     }
 
@@ -136,7 +147,7 @@ impl Kernel {
 
     /// Prefixes put down and not yet taken up by the thread.
     pub(crate) fn pending(&self) -> usize {
-        lock(&self.shared.pending).routes.len()
+        self.wants.pending()
     }
 
     /// Ends the thread and waits for it.
@@ -154,4 +165,21 @@ impl Kernel {
         // Full counter: a wake-up is pending anyway.
         let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
     }
+}
+
+fn target(route: KernelRoute, last: &mut Option<LastSet>) -> Target {
+    match route {
+        KernelRoute::Blackhole => Target::Blackhole,
+        KernelRoute::Via(nexthops) => Target::Via(hops(nexthops, last)),
+    }
+}
+
+fn hops(nexthops: Arc<[Nexthop]>, last: &mut Option<LastSet>) -> Arc<[Hop]> {
+    if let Some(last) = last.as_ref().filter(|last| Arc::ptr_eq(&last.nexthops, &nexthops)) {
+        return last.hops.clone();
+    }
+    let hops: Arc<[Hop]> =
+        nexthops.iter().map(|nexthop| Hop { address: nexthop.addr, scope: nexthop.scope }).collect();
+    *last = Some(LastSet { nexthops, hops: hops.clone() });
+    hops
 }

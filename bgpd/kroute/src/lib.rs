@@ -12,7 +12,7 @@
 //! Ownership: see [`Owner`]. A route or object that is not ours is never replaced and never deleted. What a
 //! process left in the kernel is adopted by its successor and stays until [`Routes::sweep`].
 //!
-//! Synchronous, no threads, no tokio: the caller polls [`Routes::as_fd`](std::os::fd::AsFd::as_fd). The network
+//! Synchronous, no threads, no tokio. What is wanted may be said from other threads ([`Routes::wants`]); the caller polls [`Routes::as_fd`](std::os::fd::AsFd::as_fd). The network
 //! namespace is that of the thread which calls [`Routes::open`].
 //!
 //! ```no_run
@@ -41,8 +41,10 @@ mod resolve;
 mod routes;
 mod state;
 mod target;
+mod wants;
 
 pub use error::{Error, Failure, Subject};
 pub use owner::Owner;
 pub use routes::{Report, Routes};
 pub use target::{Gateway, Hop, Resolution, Target};
+pub use wants::Wants;

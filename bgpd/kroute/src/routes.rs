@@ -19,10 +19,12 @@ use crate::monitor::Monitor;
 use crate::requests::{Request, Requests};
 use crate::resolve::Resolver;
 use crate::state::{Change, Put, Reread, RouteOp, State};
+use crate::wants::{Wants, network};
 use crate::{Error, Failure, Hop, Owner, Resolution, Target};
 
-/// Route writes planned at a time: bounded memory, and a fresh look at the state between two chunks.
-const CHUNK: usize = 4096;
+/// Route writes planned at a time: bounded memory, a fresh look at the state between two chunks, and nobody waits long
+/// for the state.
+const CHUNK: usize = 1024;
 /// How often one `apply` starts over when the kernel contradicts what we believe.
 const ROUNDS: usize = 3;
 
@@ -46,7 +48,8 @@ pub struct Routes {
     requests: Requests,
     monitor: Monitor,
     resolver: Resolver,
-    state: State,
+    wants: Wants,
+    owner: Owner,
     /// Next hops that the caller follows, with how many times it asked.
     tracked: BTreeMap<Hop, usize>,
     changes: Vec<(Hop, Resolution)>,
@@ -72,43 +75,49 @@ impl Routes {
             requests,
             monitor,
             resolver: Resolver::default(),
-            state: State::new(owner),
+            wants: Wants::new(State::new(owner.clone())),
+            owner,
             tracked: BTreeMap::new(),
             changes: Vec::new(),
             host_changed: false,
             _lock: lock,
         };
         let objects = routes.dump_objects()?;
-        routes.state.reload_objects(objects, true);
+        routes.wants.state().reload_objects(objects, true);
         let (own, foreign) = routes.dump_routes()?;
         if let Some(prefix) = foreign.first() {
-            return Err(Error::ProtocolInUse { protocol: routes.state.owner().protocol, prefix: *prefix });
+            return Err(Error::ProtocolInUse { protocol: routes.owner.protocol, prefix: *prefix });
         }
-        info!(routes = own.len(), owner = routes.state.owner().name, "adopted own kernel routes");
-        routes.state.reload_routes(own);
+        info!(routes = own.len(), owner = routes.owner.name, "adopted own kernel routes");
+        routes.wants.state().reload_routes(own);
         Ok(routes)
+    }
+
+    /// For saying from other threads what is wanted.
+    #[must_use]
+    pub fn wants(&self) -> Wants {
+        self.wants.clone()
     }
 
     /// Wants `target` for `prefix` (host bits are ignored).
     pub fn set(&mut self, prefix: IpNetwork, target: Target) {
-        let change = self.state.set(network(prefix), &target);
-        self.follow(change);
+        self.wants.state().set(network(prefix), &target);
     }
 
     /// Wants no route for `prefix`.
     pub fn remove(&mut self, prefix: IpNetwork) {
-        let change = self.state.remove(network(prefix));
-        self.follow(change);
+        self.wants.state().remove(network(prefix));
     }
 
     /// Every prefix that has been set and not removed, in order.
-    pub fn prefixes(&self) -> impl Iterator<Item = IpNetwork> {
-        self.state.wanted()
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<IpNetwork> {
+        self.wants.state().wanted()
     }
 
     /// From the next [`Self::apply`] on, routes of ours that nobody has set are removed.
     pub fn sweep(&mut self) {
-        self.state.sweep();
+        self.wants.state().sweep();
     }
 
     /// Removes every route and object of ours from the kernel: for an uninstall, not for a restart.
@@ -117,8 +126,7 @@ impl Routes {
     ///
     /// Netlink fails.
     pub fn clear(&mut self) -> Result<Report, Error> {
-        let prefixes: Vec<IpNetwork> = self.state.wanted().collect();
-        for prefix in prefixes {
+        for prefix in self.prefixes() {
             self.remove(prefix);
         }
         self.sweep();
@@ -168,8 +176,8 @@ impl Routes {
         for event in self.monitor.read()? {
             debug!(?event, "kernel event");
             self.host_changed |= event.is_about_host();
-            self.resolver.observe(&event, self.state.owner());
-            reread = reread.max(self.state.observe(&event));
+            self.resolver.observe(&event, &self.owner);
+            reread = reread.max(self.wants.state().observe(&event));
         }
         match reread {
             Reread::Nothing => {}
@@ -185,13 +193,23 @@ impl Routes {
     ///
     /// Netlink itself fails. That the kernel refuses single requests is in the report.
     pub fn apply(&mut self) -> Result<Report, Error> {
+        self.apply_some(usize::MAX)
+    }
+
+    /// Like [`Self::apply`], but of routes it writes about `limit` at most: [`Self::pending`] tells whether any are
+    /// left.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`].
+    pub fn apply_some(&mut self, limit: usize) -> Result<Report, Error> {
         let mut report = Report::default();
-        let failures = self.state.failures_version();
+        let failures = self.wants.state().failures_version();
         for _ in 0..ROUNDS {
             self.refresh()?;
             report.nexthops += self.write_objects()?;
-            self.write_routes(&mut report)?;
-            if !self.state.take_suspicion() {
+            self.write_routes(limit, &mut report)?;
+            if !self.wants.state().take_suspicion() {
                 break;
             }
             warn!("the kernel's routes are not as believed; reading them again");
@@ -199,30 +217,31 @@ impl Routes {
         }
         self.delete_strays(&mut report)?;
         self.delete_garbage()?;
-        report.failures_changed = self.state.failures_version() != failures;
+        report.failures_changed = self.wants.state().failures_version() != failures;
         Ok(report)
     }
 
     /// Lets the next [`Self::apply`] try again what the kernel refused. Not needed after kernel events.
     pub fn retry(&mut self) {
-        self.state.retry();
+        self.wants.state().retry();
     }
 
     /// What the kernel refused and still lacks.
-    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
-        self.state.failures()
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        self.wants.state().failures().cloned().collect()
     }
 
     /// Routes of ours in the kernel, as far as we know.
     #[must_use]
     pub fn installed(&self) -> usize {
-        self.state.installed()
+        self.wants.state().installed()
     }
 
     /// Prefixes that wait for the next [`Self::apply`].
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.state.queue_len()
+        self.wants.pending()
     }
 
     fn follow(&mut self, change: Change) {
@@ -230,7 +249,7 @@ impl Routes {
             self.resolver.hold(hop);
             // Already known from `track`: no change will be told, so take it from here.
             if let Some(resolution) = self.resolver.get(hop) {
-                self.state.resolved(hop, resolution.gateways());
+                self.wants.state().resolved(hop, resolution.gateways());
             }
         }
         for hop in change.released {
@@ -239,9 +258,11 @@ impl Routes {
     }
 
     fn refresh(&mut self) -> Result<(), Error> {
-        for (hop, resolution) in self.resolver.refresh(&mut self.requests, self.state.owner())? {
+        let changes = self.wants.state().take_changes();
+        changes.into_iter().for_each(|change| self.follow(change));
+        for (hop, resolution) in self.resolver.refresh(&mut self.requests, &self.owner)? {
             debug!(%hop, ?resolution, "next hop resolved");
-            self.state.resolved(hop, resolution.gateways());
+            self.wants.state().resolved(hop, resolution.gateways());
             if self.tracked.contains_key(&hop) {
                 self.changes.push((hop, resolution));
             }
@@ -252,29 +273,32 @@ impl Routes {
     fn write_objects(&mut self) -> Result<usize, Error> {
         let mut written = 0;
         for plan in [State::plan_singles, State::plan_groups] {
-            let puts = plan(&mut self.state);
+            let puts = plan(&mut self.wants.state());
             let requests: Vec<_> = puts.iter().map(put_request).collect();
             let outcomes = self.requests.run(&requests)?;
+            let mut state = self.wants.state();
             for (put, outcome) in puts.iter().zip(&outcomes) {
-                self.state.record_put(put, outcome);
+                state.record_put(put, outcome);
             }
             written += outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         }
-        self.state.settle();
+        self.wants.state().settle();
         Ok(written)
     }
 
-    fn write_routes(&mut self, report: &mut Report) -> Result<(), Error> {
-        loop {
-            let ops = self.state.plan_routes(CHUNK);
+    fn write_routes(&mut self, limit: usize, report: &mut Report) -> Result<(), Error> {
+        let mut written = 0;
+        while written < limit {
+            let ops = self.wants.state().plan_routes(CHUNK);
             if ops.is_empty() {
                 return Ok(());
             }
-            let owner = self.state.owner();
-            let requests: Vec<_> = ops.iter().map(|op| route_request(owner, op)).collect();
+            written += ops.len();
+            let requests: Vec<_> = ops.iter().map(|op| route_request(&self.owner, op)).collect();
             let outcomes = self.requests.run(&requests)?;
+            let mut state = self.wants.state();
             for (op, outcome) in ops.iter().zip(&outcomes) {
-                if self.state.record_route(op, outcome) {
+                if state.record_route(op, outcome) {
                     match op {
                         RouteOp::Add(..) => report.added += 1,
                         RouteOp::Replace(..) => report.replaced += 1,
@@ -283,22 +307,21 @@ impl Routes {
                 }
             }
         }
+        Ok(())
     }
 
     fn delete_strays(&mut self, report: &mut Report) -> Result<(), Error> {
-        let owner = self.state.owner().clone();
-        let requests: Vec<_> = self
-            .state
-            .take_strays()
+        let strays = self.wants.state().take_strays();
+        let requests: Vec<_> = strays
             .into_iter()
-            .map(|place| Request { kind: RTM_DELROUTE, flags: 0, body: route::delete(&owner, place) })
+            .map(|place| Request { kind: RTM_DELROUTE, flags: 0, body: route::delete(&self.owner, place) })
             .collect();
         report.deleted += self.requests.run(&requests)?.iter().filter(|outcome| outcome.is_ok()).count();
         Ok(())
     }
 
     fn delete_garbage(&mut self) -> Result<(), Error> {
-        let ids = self.state.plan_garbage();
+        let ids = self.wants.state().plan_garbage();
         let requests: Vec<_> = ids
             .iter()
             .map(|id| Request { kind: RTM_DELNEXTHOP, flags: 0, body: NexthopMessage::named(*id) })
@@ -306,8 +329,8 @@ impl Routes {
         let outcomes = self.requests.run(&requests)?;
         for (id, outcome) in ids.iter().zip(outcomes) {
             match outcome {
-                Ok(()) => self.state.object_gone(*id),
-                Err(refusal) if refusal.errno == libc::ENOENT => self.state.object_gone(*id),
+                Ok(()) => self.wants.state().object_gone(*id),
+                Err(refusal) if refusal.errno == libc::ENOENT => self.wants.state().object_gone(*id),
                 Err(refusal) => warn!(id, error = refusal.message, "cannot delete a nexthop object"),
             }
         }
@@ -323,19 +346,19 @@ impl Routes {
     pub fn reload(&mut self) -> Result<(), Error> {
         self.reload_objects()?;
         let (own, _) = self.dump_routes()?;
-        self.state.reload_routes(own);
+        self.wants.state().reload_routes(own);
         self.resolver.touch_all();
         Ok(())
     }
 
     fn reload_objects(&mut self) -> Result<(), Error> {
         let objects = self.dump_objects()?;
-        self.state.reload_objects(objects, false);
+        self.wants.state().reload_objects(objects, false);
         Ok(())
     }
 
     fn dump_objects(&mut self) -> Result<Vec<NexthopMessage>, Error> {
-        let ids = self.state.owner().nexthop_ids.clone();
+        let ids = self.owner.nexthop_ids.clone();
         self.requests.dump("a dump of nexthop objects", RTM_GETNEXTHOP, ObjectDump, |payload| {
             NexthopMessage::parse(payload).ok().filter(|object| ids.contains(&object.id))
         })
@@ -344,7 +367,7 @@ impl Routes {
     /// Our routes in every table, and prefixes of those with our protocol number that are not ours.
     #[expect(clippy::type_complexity, reason = "a pair of lists that only `open` and `reload` see")]
     fn dump_routes(&mut self) -> Result<(Vec<(Place, Shape)>, Vec<IpNetwork>), Error> {
-        let owner = self.state.owner().clone();
+        let owner = self.owner.clone();
         let (mut own, mut foreign) = (Vec::new(), Vec::new());
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let body = route::dump(family, Some(owner.protocol));
@@ -420,9 +443,4 @@ fn lock(owner: &Owner) -> Result<OwnedFd, Error> {
         Err(nix::errno::Errno::EADDRINUSE) => Err(Error::OwnerRunning { protocol: owner.protocol }),
         Err(errno) => Err(Error::Socket { doing: "taking the lock", source: errno.into() }),
     }
-}
-
-/// The prefix without host bits.
-fn network(prefix: IpNetwork) -> IpNetwork {
-    IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
 }

@@ -3,12 +3,13 @@
 //! Pure bookkeeping without sockets. One entry for each prefix says what is wanted and what the kernel is known to
 //! hold; prefixes where the two may differ wait in a queue.
 
+mod entries;
 #[cfg(test)]
 mod model;
 mod objects;
 mod observe;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::message::route::{Place, Shape};
 use crate::requests::Refusal;
 use crate::{Failure, Gateway, Hop, Owner, Target};
 
+use entries::{Entries, Queue};
 pub(crate) use objects::Put;
 use objects::{Objects, SetId};
 pub(crate) use observe::Reread;
@@ -35,14 +37,15 @@ enum Compact {
 /// Stands for "no preferred source" among [`Compact::Device`]'s.
 const NO_SOURCE: u16 = u16::MAX;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Wanted {
+    #[default]
     Nothing,
     Via(SetId),
     Fixed(Compact),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
     wanted: Wanted,
     actual: Option<Compact>,
@@ -71,8 +74,8 @@ impl RouteOp {
 /// See the module's documentation.
 pub(crate) struct State {
     owner: Owner,
-    entries: BTreeMap<IpNetwork, Entry>,
-    queue: VecDeque<IpNetwork>,
+    entries: Entries,
+    queue: Queue,
     objects: Objects,
     sources: Vec<IpAddr>,
     failures: BTreeMap<Subject, Failure>,
@@ -85,6 +88,8 @@ pub(crate) struct State {
     swept: bool,
     /// The kernel contradicted our picture of it.
     suspicious: bool,
+    /// Next hops taken into use and out of it, for whoever resolves them.
+    changes: Vec<Change>,
 }
 
 impl State {
@@ -92,8 +97,8 @@ impl State {
         Self {
             objects: Objects::new(&owner),
             owner,
-            entries: BTreeMap::new(),
-            queue: VecDeque::new(),
+            entries: Entries::default(),
+            queue: Queue::default(),
             sources: Vec::new(),
             failures: BTreeMap::new(),
             failures_version: 0,
@@ -101,15 +106,12 @@ impl State {
             strays: BTreeSet::new(),
             swept: false,
             suspicious: false,
+            changes: Vec::new(),
         }
     }
 
-    pub(crate) fn owner(&self) -> &Owner {
-        &self.owner
-    }
-
-    /// Wants `target` for `prefix`; next hops that were not in use before.
-    pub(crate) fn set(&mut self, prefix: IpNetwork, target: &Target) -> Change {
+    /// Wants `target` for `prefix`.
+    pub(crate) fn set(&mut self, prefix: IpNetwork, target: &Target) {
         let mut change = Change::default();
         let wanted = match target {
             Target::Blackhole => Wanted::Fixed(Compact::Blackhole),
@@ -120,27 +122,35 @@ impl State {
                 Wanted::Via(id)
             }
         };
-        let actual = self.entries.get(&prefix).and_then(|entry| entry.actual);
+        let actual = self.entries.get(prefix).and_then(|entry| entry.actual);
         if let (Wanted::Via(set), Some(Compact::Nexthop(id))) = (wanted, actual) {
             self.objects.hint(set, id);
         }
         change.released = self.want(prefix, wanted);
-        change
+        self.note(change);
     }
 
-    /// Wants no route for `prefix`; next hops that are no longer in use.
-    pub(crate) fn remove(&mut self, prefix: IpNetwork) -> Change {
-        let released =
-            if self.entries.contains_key(&prefix) { self.want(prefix, Wanted::Nothing) } else { Vec::new() };
-        Change { held: Vec::new(), released }
+    /// Wants no route for `prefix`.
+    pub(crate) fn remove(&mut self, prefix: IpNetwork) {
+        if self.entries.get(prefix).is_some() {
+            let released = self.want(prefix, Wanted::Nothing);
+            self.note(Change { held: Vec::new(), released });
+        }
+    }
+
+    fn note(&mut self, change: Change) {
+        if change != Change::default() {
+            self.changes.push(change);
+        }
+    }
+
+    /// Which next hops came into use and went out of it since the last call, in order.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
     }
 
     fn want(&mut self, prefix: IpNetwork, wanted: Wanted) -> Vec<Hop> {
-        let entry = self.entries.entry(prefix).or_insert(Entry {
-            wanted: Wanted::Nothing,
-            actual: None,
-            queued: false,
-        });
+        let entry = self.entries.hold(prefix);
         let before = std::mem::replace(&mut entry.wanted, wanted);
         // An adopted route that nobody wanted so far must go when a caller says so, hence no test for equality.
         self.enqueue(prefix);
@@ -154,20 +164,14 @@ impl State {
     pub(crate) fn sweep(&mut self) {
         self.swept = true;
         self.objects.sweep();
-        let unwanted: Vec<IpNetwork> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.wanted == Wanted::Nothing)
-            .map(|(prefix, _)| *prefix)
-            .collect();
-        for prefix in unwanted {
+        for prefix in self.entries.which(|_, entry| entry.wanted == Wanted::Nothing) {
             self.enqueue(prefix);
         }
     }
 
-    /// Every prefix that somebody wants.
-    pub(crate) fn wanted(&self) -> impl Iterator<Item = IpNetwork> {
-        self.entries.iter().filter(|(_, entry)| entry.wanted != Wanted::Nothing).map(|(prefix, _)| *prefix)
+    /// Every prefix that somebody wants, in order.
+    pub(crate) fn wanted(&self) -> Vec<IpNetwork> {
+        self.entries.which(|_, entry| entry.wanted != Wanted::Nothing)
     }
 
     /// A next hop of some route was resolved.
@@ -206,13 +210,8 @@ impl State {
         if changed.is_empty() {
             return;
         }
-        let affected: Vec<IpNetwork> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| matches!(entry.wanted, Wanted::Via(set) if changed.contains(&set)))
-            .map(|(prefix, _)| *prefix)
-            .collect();
-        for prefix in affected {
+        let affected = |entry: &Entry| matches!(entry.wanted, Wanted::Via(set) if changed.contains(&set));
+        for prefix in self.entries.which(|_, entry| affected(entry)) {
             self.enqueue(prefix);
         }
     }
@@ -221,7 +220,7 @@ impl State {
     pub(crate) fn plan_routes(&mut self, limit: usize) -> Vec<RouteOp> {
         let mut ops = Vec::new();
         while ops.len() < limit
-            && let Some(prefix) = self.queue.pop_front()
+            && let Some(prefix) = self.queue.pop()
         {
             ops.extend(self.plan_route(prefix));
         }
@@ -229,7 +228,7 @@ impl State {
     }
 
     fn plan_route(&mut self, prefix: IpNetwork) -> Option<RouteOp> {
-        let entry = self.entries.get_mut(&prefix)?;
+        let entry = self.entries.get_mut(prefix)?;
         entry.queued = false;
         let wanted = match entry.wanted {
             Wanted::Nothing => None,
@@ -239,7 +238,7 @@ impl State {
         };
         match (wanted, entry.actual) {
             (None, None) => {
-                self.entries.remove(&prefix);
+                self.entries.remove(prefix);
                 self.mend(Subject::Route(prefix));
                 None
             }
@@ -341,15 +340,9 @@ impl State {
     /// Takes the kernel's objects as just dumped; routes on vanished ones have vanished with them.
     pub(crate) fn reload_objects(&mut self, dumped: Vec<NexthopMessage>, adopt: bool) {
         self.objects.reload(dumped, adopt);
-        let lost: Vec<IpNetwork> = self
-            .entries
-            .iter()
-            .filter(
-                |(_, entry)| matches!(entry.actual, Some(Compact::Nexthop(id)) if !self.objects.exists(id)),
-            )
-            .map(|(prefix, _)| *prefix)
-            .collect();
-        for prefix in lost {
+        let lost =
+            |entry: &Entry| matches!(entry.actual, Some(Compact::Nexthop(id)) if !self.objects.exists(id));
+        for prefix in self.entries.which(|_, entry| lost(entry)) {
             self.set_actual(prefix, None);
             self.enqueue(prefix);
         }
@@ -366,29 +359,26 @@ impl State {
                 self.strays.insert(place);
             }
         }
-        let lost: Vec<IpNetwork> = self
-            .entries
-            .iter()
-            .filter(|(prefix, entry)| entry.actual.is_some() && !present.contains_key(prefix))
-            .map(|(prefix, _)| *prefix)
-            .collect();
-        for prefix in lost {
+        let lost =
+            |prefix: IpNetwork, entry: &Entry| entry.actual.is_some() && !present.contains_key(&prefix);
+        for prefix in self.entries.which(lost) {
             self.set_actual(prefix, None);
             self.enqueue(prefix);
         }
         for (prefix, shape) in present {
             self.found(prefix, shape);
         }
+        // A write whose outcome is unknown is in neither picture. (A lost deletion before the sweep waits for that.)
+        let swept = self.swept;
+        for prefix in self.entries.which(|_, entry| swept || entry.wanted != Wanted::Nothing) {
+            self.enqueue(prefix);
+        }
     }
 
     /// The kernel holds a route of ours in this shape.
     fn found(&mut self, prefix: IpNetwork, shape: Shape) {
         let compact = self.compact(shape);
-        let entry = self.entries.entry(prefix).or_insert(Entry {
-            wanted: Wanted::Nothing,
-            actual: None,
-            queued: false,
-        });
+        let entry = self.entries.hold(prefix);
         if entry.actual == Some(compact) {
             return;
         }
@@ -400,7 +390,7 @@ impl State {
     }
 
     fn set_actual(&mut self, prefix: IpNetwork, actual: Option<Compact>) {
-        let Some(entry) = self.entries.get_mut(&prefix) else { return };
+        let Some(entry) = self.entries.get_mut(prefix) else { return };
         let before = std::mem::replace(&mut entry.actual, actual);
         if before == actual {
             return;
@@ -415,11 +405,11 @@ impl State {
     }
 
     fn enqueue(&mut self, prefix: IpNetwork) {
-        if let Some(entry) = self.entries.get_mut(&prefix)
+        if let Some(entry) = self.entries.get_mut(prefix)
             && !entry.queued
         {
             entry.queued = true;
-            self.queue.push_back(prefix);
+            self.queue.push(prefix);
         }
     }
 

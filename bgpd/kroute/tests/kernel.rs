@@ -73,7 +73,7 @@ fn set(routes: &mut Routes, prefix: &str, target: Target) {
 
 fn apply(routes: &mut Routes) -> Report {
     let report = routes.apply().unwrap();
-    assert_eq!(routes.failures().count(), 0, "nothing is refused");
+    assert_eq!(routes.failures().len(), 0, "nothing is refused");
     report
 }
 
@@ -275,8 +275,8 @@ fn foreign_routes_are_never_replaced_nor_deleted() {
         set(&mut routes, "10.77.0.0/16", via(&["10.1.1.12"]));
         set(&mut routes, "fd00:77::/64", via(&["fd00:1:1::12"]));
         assert!(routes.apply().unwrap().failures_changed);
-        assert_eq!(routes.failures().count(), 2);
-        assert!(routes.failures().all(|failure| failure.is_conflict()));
+        assert_eq!(routes.failures().len(), 2);
+        assert!(routes.failures().iter().all(|failure| failure.is_conflict()));
         assert_eq!(foreign(), before);
         routes.remove("10.77.0.0/16".parse().unwrap());
         routes.apply().unwrap();
@@ -290,7 +290,7 @@ fn foreign_routes_are_never_replaced_nor_deleted() {
         ip("-6 route replace fd00:77::/64 via fd00:1:1::77 metric 32 proto static");
         routes.pump().unwrap();
         routes.apply().unwrap();
-        assert!(routes.failures().any(|failure| failure.is_conflict()));
+        assert!(routes.failures().iter().any(|failure| failure.is_conflict()));
         assert!(ip("-6 route show proto static").contains("fd00:77::/64"));
     });
 }

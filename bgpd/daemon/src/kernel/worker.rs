@@ -9,12 +9,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 use turnpike_bgp_core::Nexthop;
-use turnpike_bgpd_api::Prefix;
-use turnpike_kroute::{Error, Failure, Hop, Report, Routes, Target};
+use turnpike_kroute::{Error, Failure, Hop, Report, Routes};
 
-use super::{KernelEvent, KernelRoute, Leave, Pending, Shared, lock};
+use super::{KernelEvent, Leave, Pending, Shared, lock};
 
-/// Routes set between two looks at kernel events.
+/// Routes written between two looks at kernel events.
 const SLICE: usize = 8192;
 /// First and longest wait before refused writes, or a failing socket, are tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -23,14 +22,7 @@ pub(super) struct Worker {
     routes: Routes,
     shared: Arc<Shared>,
     events: mpsc::UnboundedSender<KernelEvent>,
-    last_set: Option<LastSet>,
     retry: Option<Retry>,
-}
-
-/// The last next-hop set in both forms: neighbouring routes mostly share theirs.
-struct LastSet {
-    nexthops: Arc<[Nexthop]>,
-    hops: Arc<[Hop]>,
 }
 
 struct Retry {
@@ -44,7 +36,7 @@ impl Worker {
         shared: Arc<Shared>,
         events: mpsc::UnboundedSender<KernelEvent>,
     ) -> Self {
-        Self { routes, shared, events, last_set: None, retry: None }
+        Self { routes, shared, events, retry: None }
     }
 
     pub(super) fn run(mut self) {
@@ -62,7 +54,9 @@ impl Worker {
                 self.leave(leave);
                 return;
             }
-            self.wait();
+            if self.routes.pending() == 0 {
+                self.wait();
+            }
         }
     }
 
@@ -70,16 +64,10 @@ impl Worker {
         for (nexthop, follow) in pending.tracking {
             self.track(nexthop, follow)?;
         }
-        let mut batch = 0;
-        for (prefix, route) in pending.routes {
-            self.set(prefix, route);
-            batch += 1;
-            if batch == SLICE {
-                batch = 0;
-                self.step()?;
-            }
-        }
         self.step()?;
+        while pending.leave.is_some() && self.routes.pending() > 0 {
+            self.step()?;
+        }
         if pending.sweep {
             self.routes.sweep();
             let report = self.routes.apply()?;
@@ -95,7 +83,7 @@ impl Worker {
         if self.retry.as_ref().is_some_and(|retry| retry.at <= Instant::now()) {
             self.routes.retry();
         }
-        let report = self.routes.apply()?;
+        let report = self.routes.apply_some(SLICE)?;
         for (hop, resolution) in self.routes.take_changes() {
             let nexthop = Nexthop { addr: hop.address, scope: hop.scope };
             lock(&self.shared.status).nexthops.insert(nexthop, resolution.clone());
@@ -125,39 +113,16 @@ impl Worker {
         Ok(())
     }
 
-    fn set(&mut self, prefix: Prefix, route: Option<KernelRoute>) {
-        match route {
-            None => self.routes.remove(prefix.into()),
-            Some(KernelRoute::Blackhole) => self.routes.set(prefix.into(), Target::Blackhole),
-            Some(KernelRoute::Via(nexthops)) => {
-                let hops = self.hops(nexthops);
-                self.routes.set(prefix.into(), Target::Via(hops));
-            }
-        }
-    }
-
-    fn hops(&mut self, nexthops: Arc<[Nexthop]>) -> Arc<[Hop]> {
-        if let Some(last) = &self.last_set
-            && Arc::ptr_eq(&last.nexthops, &nexthops)
-        {
-            return last.hops.clone();
-        }
-        let hops: Arc<[Hop]> =
-            nexthops.iter().map(|nexthop| Hop { address: nexthop.addr, scope: nexthop.scope }).collect();
-        self.last_set = Some(LastSet { nexthops, hops: hops.clone() });
-        hops
-    }
-
     fn note(&mut self, report: &Report) {
         let mut status = lock(&self.shared.status);
         if report.failures_changed {
             let before = std::mem::take(&mut status.failures);
             for failure in self.routes.failures() {
-                let subject = subject(failure);
+                let subject = subject(&failure);
                 if !before.contains_key(&subject) {
                     warn!(subject, reason = failure.message, "the kernel refused a write");
                 }
-                status.failures.insert(subject, failure.message.clone());
+                status.failures.insert(subject, failure.message);
             }
         }
         status.routes = self.routes.installed();

@@ -149,6 +149,10 @@ enum Step {
     Remove(u8),
     Resolve(u8, BTreeSet<u8>),
     Apply,
+    /// Somebody wants other things while writes are under way.
+    ApplyMeanwhile(Vec<(u8, Option<BTreeSet<u8>>)>),
+    /// Netlink fails: the first so many writes of a batch have reached the kernel, and nobody knows.
+    Lost(usize),
     RouteDeleted(u8),
     ObjectDeleted(usize),
     LinkDown(usize),
@@ -171,6 +175,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prefix.clone().prop_map(Step::Remove),
         4 => (0..4u8, gateways).prop_map(|(hop, gateways)| Step::Resolve(hop, gateways)),
         4 => Just(Step::Apply),
+        2 => prop::collection::vec((prefix.clone(), prop::option::of(hops())), 1..6).prop_map(Step::ApplyMeanwhile),
+        1 => (0..4usize).prop_map(Step::Lost),
         1 => prefix.clone().prop_map(Step::RouteDeleted),
         1 => (0..8usize).prop_map(Step::ObjectDeleted),
         1 => (0..LINKS.len()).prop_map(Step::LinkDown),
@@ -218,10 +224,24 @@ impl World {
     }
 
     fn want(&mut self, number: u8, target: Target) {
-        let change = self.state.set(prefix(number), &target);
+        self.state.set(prefix(number), &target);
         self.wanted.insert(number, target);
-        for held in change.held {
+    }
+
+    fn tell_resolutions(&mut self) {
+        for held in self.state.take_changes().into_iter().flat_map(|change| change.held) {
             self.tell_resolution(held);
+        }
+    }
+
+    fn wish(&mut self, wish: Option<(u8, Option<BTreeSet<u8>>)>) {
+        match wish {
+            Some((number, Some(hops))) => self.want(number, Target::Via(hops.into_iter().map(hop).collect())),
+            Some((number, None)) => {
+                self.state.remove(prefix(number));
+                self.wanted.remove(&number);
+            }
+            None => {}
         }
     }
 
@@ -242,14 +262,22 @@ impl World {
 
     fn reload(&mut self, adopt: bool) {
         self.state.reload_objects(self.kernel.dump_objects(), adopt);
-        let own = self.kernel.dump_routes(self.state.owner());
+        let own = self.kernel.dump_routes(&self.state.owner);
         self.state.reload_routes(own);
     }
 
     fn apply(&mut self) {
+        self.apply_meanwhile(Vec::new());
+    }
+
+    /// One of the wishes comes between each plan and the record of what became of it.
+    fn apply_meanwhile(&mut self, mut wishes: Vec<(u8, Option<BTreeSet<u8>>)>) {
         for _ in 0..3 {
+            self.tell_resolutions();
             for plan in [State::plan_singles, State::plan_groups] {
-                for put in plan(&mut self.state) {
+                let puts = plan(&mut self.state);
+                self.wish(wishes.pop());
+                for put in puts {
                     let outcome = self.kernel.put(&put);
                     self.state.record_put(&put, &outcome);
                 }
@@ -260,6 +288,7 @@ impl World {
                 if ops.is_empty() {
                     break;
                 }
+                self.wish(wishes.pop());
                 for op in ops {
                     let outcome = self.kernel.route(&op);
                     self.state.record_route(&op, &outcome);
@@ -270,7 +299,9 @@ impl World {
             }
             self.reload(false);
         }
-        for id in self.state.plan_garbage() {
+        let garbage = self.state.plan_garbage();
+        self.wish(wishes.pop());
+        for id in garbage {
             let used = self.kernel.routes.values().any(|route| *route == Standing::Ours(Shape::Nexthop(id)));
             assert!(!used, "object {id} is in use and would take its routes along");
             self.kernel.delete_object(id);
@@ -290,7 +321,7 @@ impl World {
                 ways.push(Way { gateway: Some(gateway(0).address), ifindex: LINKS[0], onlink: false });
             }
         }
-        let place = Place::own(self.state.owner(), prefix(number));
+        let place = Place::own(&self.state.owner, prefix(number));
         KernelRoute {
             prefix: place.prefix,
             protocol,
@@ -324,6 +355,14 @@ impl World {
                 self.tell_resolution(hop(number));
             }
             Step::Apply => self.apply(),
+            Step::ApplyMeanwhile(wishes) => self.apply_meanwhile(wishes),
+            Step::Lost(arrived) => {
+                for op in self.state.plan_routes(4).into_iter().take(arrived) {
+                    // Even the kernel's no is lost.
+                    let _ = self.kernel.route(&op);
+                }
+                self.reload(false);
+            }
             Step::RouteDeleted(number) if ours(self, number) => {
                 let event = Event::RouteDeleted(self.kernel_route(number, 202));
                 self.kernel.routes.remove(&prefix(number));
@@ -449,7 +488,7 @@ proptest! {
             world.take(step);
         }
         // What was refused is tried again once nothing else happens.
-        for _ in 0..2 {
+        for _ in 0..3 {
             world.state.retry();
             world.apply();
         }

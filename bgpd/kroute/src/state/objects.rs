@@ -69,6 +69,8 @@ pub(crate) struct Objects {
     claimed: BTreeSet<u32>,
     /// Something may have to be written.
     dirty: bool,
+    /// It is being written. What is wanted anew meanwhile is for the next time.
+    writing: bool,
     /// Something may have to be deleted.
     garbage: bool,
 }
@@ -87,6 +89,7 @@ impl Objects {
             kernel: BTreeMap::new(),
             claimed: BTreeSet::new(),
             dirty: false,
+            writing: false,
             garbage: false,
         }
     }
@@ -180,7 +183,8 @@ impl Objects {
 
     /// Single objects to write, so that groups can be made of them next.
     pub(crate) fn plan_singles(&mut self) -> Vec<Put> {
-        if !self.dirty {
+        self.writing |= std::mem::take(&mut self.dirty);
+        if !self.writing {
             return Vec::new();
         }
         let mut puts = Vec::new();
@@ -225,7 +229,7 @@ impl Objects {
 
     /// Groups to write, after the singles have been recorded.
     pub(crate) fn plan_groups(&mut self) -> Vec<Put> {
-        if !self.dirty {
+        if !self.writing {
             return Vec::new();
         }
         let mut puts = Vec::new();
@@ -258,7 +262,7 @@ impl Objects {
     /// After groups have been recorded: settles what routes refer to; the sets for which that changed.
     pub(crate) fn settle(&mut self) -> BTreeSet<SetId> {
         let mut changed = BTreeSet::new();
-        if !self.dirty {
+        if !self.writing {
             return changed;
         }
         let ids: Vec<SetId> = self.sets.keys().copied().collect();
@@ -281,7 +285,7 @@ impl Objects {
                 changed.insert(id);
             }
         }
-        self.dirty = false;
+        self.writing = false;
         changed
     }
 

@@ -44,7 +44,7 @@ impl State {
             return;
         }
         if route.protocol != self.owner.protocol {
-            if replaces && self.entries.get(&route.prefix).is_some_and(|entry| entry.actual.is_some()) {
+            if replaces && self.entries.get(route.prefix).is_some_and(|entry| entry.actual.is_some()) {
                 warn!(prefix = %route.prefix, protocol = route.protocol, "another program replaced our route");
                 self.set_actual(route.prefix, None);
                 self.enqueue(route.prefix);
@@ -73,7 +73,7 @@ impl State {
             return;
         }
         let deleted = route.shape(&self.owner).map(|shape| self.compact(shape));
-        let Some(entry) = self.entries.get(&route.prefix) else { return };
+        let Some(entry) = self.entries.get(route.prefix) else { return };
         if entry.actual.is_some() && deleted == entry.actual {
             self.set_actual(route.prefix, None);
             self.enqueue(route.prefix);
