@@ -42,6 +42,7 @@ use crate::config::{Config, Multipath, PrefixRule};
 use crate::input::Resolution;
 use crate::output::{Nexthop, RouteChange};
 use crate::query::{PathView, PeerId, Select, Table};
+use crate::time::Time;
 use attrs::Interner;
 use nexthops::Nexthops;
 use policy::{Policies, PrefixMatcher};
@@ -108,6 +109,8 @@ pub(crate) struct Shared {
     /// What is told to nobody because an aggregate stands for it.
     summaries: PrefixMatcher,
     pub(crate) out: VecDeque<RibOutput>,
+    /// Of the step that is being made.
+    now: Time,
     /// Selection is deferred.
     pub(crate) holding: bool,
     /// Our own prefixes are in: End-of-RIB may be sent.
@@ -196,6 +199,7 @@ impl Rib {
                 node: NodeGuard::of(config),
                 summaries: summaries(config),
                 out: VecDeque::new(),
+                now: Time::default(),
                 holding: false,
                 may_end: false,
                 watched: false,
@@ -376,13 +380,19 @@ impl Rib {
     }
 
     /// Does a piece of the pending work; `false` if there was none.
-    pub(crate) fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self, now: Time) -> bool {
+        self.shared.now = now;
         // All decisions come first, so that changes of both families are packed as fully as possible.
         let decided = match self.shared.holding {
             true => self.v4.decide_local(&mut self.shared) || self.v6.decide_local(&mut self.shared),
             false => self.v4.decide_some(&mut self.shared) || self.v6.decide_some(&mut self.shared),
         };
         decided || self.v4.tell_some(&mut self.shared) || self.v6.tell_some(&mut self.shared)
+    }
+
+    /// When there is something to do although nothing has come in.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        self.v4.next_telling().into_iter().chain(self.v6.next_telling()).min()
     }
 
     /// No prefix is waiting for a decision.

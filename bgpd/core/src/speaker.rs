@@ -139,7 +139,7 @@ impl Speaker {
             if self.frozen {
                 return None;
             }
-            let more = self.take_rib_outputs() || self.rib.step() || self.finish_startup();
+            let more = self.take_rib_outputs() || self.rib.step(self.now) || self.finish_startup();
             if !more {
                 return None;
             }
@@ -149,7 +149,7 @@ impl Speaker {
     /// When to call [`Self::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Time> {
         let peers = self.timeouts.first().map(|(at, _)| *at);
-        peers.into_iter().chain(self.startup_timeout()).min()
+        peers.into_iter().chain(self.startup_timeout()).chain(self.rib.poll_timeout()).min()
     }
 
     /// The configuration in force.

@@ -32,11 +32,56 @@ pub(super) struct Packer {
     withdrawn_from: BTreeMap<PeerId, Vec<Nlri>>,
 }
 
-/// UPDATEs that go to everybody but one.
+/// UPDATEs one after the other, in segments that go to everybody but one. However many sources there are, a peer is
+/// sent what stands before its own segment and what stands behind it.
+struct Segments {
+    bytes: Bytes,
+    /// In the order of what they leave out.
+    ends: Vec<Segment>,
+}
+
 struct Segment {
     except: Origination,
-    bytes: Bytes,
+    /// Where it ends: octets and messages so far.
+    octets: usize,
     messages: usize,
+}
+
+impl Segments {
+    fn join(parts: BTreeMap<Origination, (Vec<u8>, usize)>) -> Self {
+        let mut whole = Vec::new();
+        let mut messages = 0;
+        let mut ends = Vec::with_capacity(parts.len());
+        for (except, (bytes, count)) in parts.into_iter().filter(|(_, (_, count))| *count > 0) {
+            if whole.is_empty() {
+                whole = bytes;
+            } else {
+                whole.extend_from_slice(&bytes);
+            }
+            messages += count;
+            ends.push(Segment { except, octets: whole.len(), messages });
+        }
+        Self { bytes: whole.into(), ends }
+    }
+
+    /// What this peer is told, with the number of messages.
+    fn of(&self, peer: PeerId) -> impl Iterator<Item = (Bytes, usize)> {
+        let end = |index: usize| match index.checked_sub(1).and_then(|before| self.ends.get(before)) {
+            Some(segment) => (segment.octets, segment.messages),
+            None => (0, 0),
+        };
+        let last = self.ends.len();
+        let own = self.ends.binary_search_by_key(&peer.into(), |segment| segment.except);
+        let spans = match own {
+            Ok(own) => [(0, own), (own + 1, last)],
+            Err(_) => [(0, last), (last, last)],
+        };
+        let part = move |(from, to)| {
+            let ((from, before), (to, messages)) = (end(from), end(to));
+            (self.bytes.slice(from..to), messages - before)
+        };
+        spans.into_iter().map(part).filter(|(_, messages)| *messages > 0)
+    }
 }
 
 impl Packer {
@@ -80,7 +125,7 @@ impl Packer {
         self.withdrawn.entry(Origination::LOCAL).or_default().push(nlri);
     }
 
-    /// Encodes everything once and sends it to the audience.
+    /// Encodes everything once and sends it to the audience, which is in order.
     pub(super) fn send(self, key: &GroupKey, audience: &[PeerId], shared: &mut Shared) {
         if audience.is_empty() {
             return;
@@ -89,18 +134,18 @@ impl Packer {
             self.withdrawn_from.iter().map(|(peer, nlri)| (*peer, nlri.clone())).collect();
         let segments = self.encode(key, audience, shared);
         for peer in audience {
-            for segment in segments.iter().filter(|segment| segment.except != (*peer).into()) {
-                shared.send(*peer, segment.bytes.clone(), segment.messages);
+            for (bytes, messages) in segments.of(*peer) {
+                shared.send(*peer, bytes, messages);
             }
         }
-        for (peer, nlri) in alone.into_iter().filter(|(peer, _)| audience.contains(peer)) {
+        for (peer, nlri) in alone.into_iter().filter(|(peer, _)| audience.binary_search(peer).is_ok()) {
             let mut bytes = Vec::new();
             let messages = encode_unreach(key.family, &nlri, &key.encode, &mut bytes);
             shared.send(peer, bytes.into(), messages);
         }
     }
 
-    fn encode(mut self, key: &GroupKey, audience: &[PeerId], shared: &mut Shared) -> Vec<Segment> {
+    fn encode(mut self, key: &GroupKey, audience: &[PeerId], shared: &mut Shared) -> Segments {
         // One segment for each source; buckets keep their order inside it.
         self.buckets.sort_by_key(|bucket| bucket.from);
         let mut parts: BTreeMap<Origination, (Vec<u8>, usize)> = BTreeMap::new();
@@ -125,12 +170,7 @@ impl Packer {
             let (bytes, messages) = parts.entry(from).or_default();
             *messages += encode_unreach(key.family, &nlri, &key.encode, bytes);
         }
-        let segment = |(except, (bytes, messages)): (Origination, (Vec<u8>, usize))| Segment {
-            except,
-            bytes: bytes.into(),
-            messages,
-        };
-        parts.into_iter().map(segment).filter(|segment| segment.messages > 0).collect()
+        Segments::join(parts)
     }
 }
 

@@ -7,6 +7,7 @@
 //! slots and delays nobody.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::dests::{DestId, Dests};
 use super::export::{ExportCache, GroupKey};
@@ -17,9 +18,18 @@ use super::told::{self, AdjOut, Told};
 use super::{RibOutput, Shared};
 use crate::config::SendPaths;
 use crate::query::PeerId;
+use crate::time::Time;
 
 /// Prefixes handled in one step.
 pub(super) const PIECE: usize = 8192;
+
+/// Members from which on a group waits before it is told of changes. One change costs as many writes as there are
+/// members; what comes in meanwhile goes with it.
+const CROWD: usize = 128;
+/// How long a crowd waits, for each of its members: about what telling it takes, so that it is told late by half.
+const WAIT_PER_MEMBER: Duration = Duration::from_micros(5);
+/// How long it waits at most.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// A group's number; groups are served in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -107,6 +117,8 @@ pub(super) struct Group<P: TablePrefix> {
     /// The walk over the Loc-RIB that fills `out` for the first time.
     build: Cursor,
     dirty: Vec<DestId>,
+    /// When a crowd is told.
+    due: Option<Time>,
     /// `dirty` is in order and without repetitions: sorting it for each piece would be quadratic.
     sorted: bool,
 }
@@ -133,6 +145,7 @@ impl<P: TablePrefix> FamilyRib<P> {
             members: BTreeMap::new(),
             build: Cursor::Start,
             dirty: Vec::new(),
+            due: None,
             sorted: true,
         };
         group.members.insert(peer, member);
@@ -222,8 +235,13 @@ impl<P: TablePrefix> FamilyRib<P> {
                 || group.tell_changes(&mut self.table, shared)
                 || group.walk_some(&self.table, shared)
                 || group.catch_up_some(&self.table, shared)
-                || group.finish_some(shared)
+                || group.dirty.is_empty() && group.finish_some(shared)
         })
+    }
+
+    /// When the next crowd is told.
+    pub(super) fn next_telling(&self) -> Option<Time> {
+        self.groups.values().filter_map(|group| group.due).min()
     }
 }
 
@@ -275,7 +293,15 @@ impl<P: TablePrefix> Group<P> {
     /// Works out what changed for the group, tells the members in step, and notes it for the others.
     fn tell_changes(&mut self, table: &mut Dests<P>, shared: &mut Shared) -> bool {
         if self.dirty.is_empty() {
+            self.due = None;
             return false;
+        }
+        if self.members.len() >= CROWD {
+            let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+            let wait = WAIT_PER_MEMBER.saturating_mul(members).min(LONGEST_WAIT);
+            if shared.now < *self.due.get_or_insert(shared.now + wait) {
+                return false;
+            }
         }
         if !std::mem::replace(&mut self.sorted, true) {
             self.dirty.sort_unstable();
@@ -290,7 +316,7 @@ impl<P: TablePrefix> Group<P> {
             .map(|(peer, _)| *peer)
             .collect();
         let late: Vec<PeerId> =
-            self.members.keys().filter(|peer| !audience.contains(peer)).copied().collect();
+            self.members.keys().filter(|peer| audience.binary_search(peer).is_err()).copied().collect();
         let mut packer = Packer::new();
         let mut cache = ExportCache::default();
         for id in batch {

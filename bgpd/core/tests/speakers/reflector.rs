@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use turnpike_bgp_core::config::{Config, Network};
-use turnpike_bgp_wire::RouterId;
+use turnpike_bgp_wire::{MessageType, RouterId};
 
-use crate::world::{World, addr, config, peer, prefix};
+use crate::world::{Seen, World, addr, config, peer, prefix};
 
 /// A reflector with clients and others.
 fn reflector(host: usize, clients: &[usize], others: &[usize]) -> Config {
@@ -144,4 +144,30 @@ fn a_late_client_is_told_everything_in_one_go() {
     let updates = world.updates(0, 3);
     assert!(updates.last().unwrap().end_of_rib.is_some());
     assert!(world.withdrawn(0, 3).is_empty());
+}
+
+#[test]
+fn a_crowd_is_told_once_of_what_comes_in_together() {
+    let clients: Vec<usize> = (1..=200).collect();
+    let nodes = clients.iter().map(|client| speaker(*client, &[0], None));
+    let mut world = World::new(std::iter::once(reflector(0, &clients, &[])).chain(nodes));
+    world.until("all sessions", |world| clients.iter().all(|client| world.is_up(0, *client)));
+    world.run(Duration::from_secs(5));
+    world.seen.clear();
+    let begun = world.now;
+    for number in 1..=5 {
+        world.configure(1, |config| {
+            config.networks.push(Network::new(prefix(&format!("10.244.{number}.0/24"))));
+        });
+        world.run(Duration::from_micros(100));
+    }
+    world.until("the last one", |world| {
+        clients.iter().skip(1).all(|client| world.has(*client, "10.244.5.0/24"))
+    });
+    assert!(world.now.since(begun) < Duration::from_millis(20), "{:?}", world.now.since(begun));
+    for client in clients.into_iter().skip(1) {
+        assert!(world.has(client, "10.244.1.0/24"));
+        let told = |seen: &&Seen| (seen.from, seen.to, seen.kind) == (0, client, MessageType::Update);
+        assert_eq!(world.seen.iter().filter(told).count(), 1, "five UPDATEs have become one");
+    }
 }
