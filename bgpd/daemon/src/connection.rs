@@ -5,6 +5,7 @@
 //! table. The writer has a queue of its own, which the speaker bounds (it holds UPDATEs back while too much is
 //! unsent); a peer that never reads fills its own queue and delays nobody.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -161,37 +162,49 @@ impl Connection {
 
 async fn read(
     conn: ConnId,
-    mut half: OwnedReadHalf,
+    half: OwnedReadHalf,
     inputs: mpsc::Sender<Arrival>,
     mut closing: watch::Receiver<()>,
 ) {
     let credits = Arc::new(Semaphore::new(CREDIT));
-    let mut buffer = BytesMut::new();
     let reason = loop {
         // Never closed.
         let credit = Arc::clone(&credits).acquire_owned().await.ok();
-        buffer.reserve(READ_SIZE);
         let result = tokio::select! {
-            result = half.read_buf(&mut buffer) => result,
+            result = half.readable() => result.and_then(|()| take(&half)),
             _ = closing.changed() => {
                 drain(half).await;
                 return;
             }
         };
         match result {
-            Ok(0) => break CloseReason::Eof,
-            Ok(_) => {
-                let bytes = buffer.split().freeze();
+            Ok(bytes) if bytes.is_empty() => break CloseReason::Eof,
+            Ok(bytes) => {
                 let input = Input::Received { conn, bytes };
                 if inputs.send(Arrival { input, at: Instant::now(), _credit: credit }).await.is_err() {
                     return;
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => break reason(&error),
         }
     };
     debug!(%conn, %reason, "connection ended");
     let _ = inputs.send(Input::Closed { conn, reason }.into()).await;
+}
+
+thread_local! {
+    /// Where reads go first. A connection with a buffer of its own would hold it all its life, for the one table that
+    /// comes at the beginning.
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
+}
+
+/// What has come; nothing at the end of the stream.
+fn take(half: &OwnedReadHalf) -> io::Result<Bytes> {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let length = half.try_read(buffer)?;
+        Ok(Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default()))
+    })
 }
 
 /// Reads on for a while without keeping anything: a socket closed with unread bytes would send RST, which takes
