@@ -6,6 +6,7 @@
 //! waits for that where `gates.subscribers` says so, DEL never.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,23 @@ pub(crate) struct Assignment {
     attachment: Attachment,
     pod: PodInfo,
     addresses: Vec<IpAddr>,
+}
+
+/// A subscriber that has not acknowledged what was waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Silent {
+    name: String,
+    /// What it has acknowledged last in this run of the agent.
+    latest: Option<u64>,
+}
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.latest {
+            Some(latest) => write!(f, "{} (its latest is {latest})", self.name),
+            None => write!(f, "{} (it has acknowledged nothing since the agent began)", self.name),
+        }
+    }
 }
 
 /// One line.
@@ -114,10 +132,11 @@ impl Events {
         names: &[String],
         version: u64,
         patience: Duration,
-    ) -> Vec<String> {
-        let silent = |log: &Log| -> Vec<String> {
-            let late = |name: &&String| log.acknowledged.get(*name).is_none_or(|known| *known < version);
-            names.iter().filter(late).cloned().collect()
+    ) -> Vec<Silent> {
+        let silent = |log: &Log| -> Vec<Silent> {
+            let latest = names.iter().map(|name| (name, log.acknowledged.get(name).copied()));
+            let late = latest.filter(|(_, latest)| latest.is_none_or(|known| known < version));
+            late.map(|(name, latest)| Silent { name: name.clone(), latest }).collect()
         };
         let waited =
             self.acknowledged.wait_timeout_while(self.log(), patience, |log| !silent(log).is_empty());
@@ -259,6 +278,21 @@ mod tests {
         }
         assert_eq!(versions(&events, start), None, "forgotten");
         assert_eq!(versions(&events, start + 2).map(|news| news.len()), Some(REMEMBERED));
+    }
+
+    #[test]
+    fn who_is_waited_for_in_vain_is_named_with_what_it_has_acknowledged() {
+        let events = Events::default();
+        let names = ["authz", "audit", "late"].map(str::to_owned);
+        let first = events.assigned("n1", &record("a", "10.0.0.1"));
+        let second = events.assigned("n1", &record("b", "10.0.0.2"));
+        events.acknowledge("authz", second).unwrap();
+        events.acknowledge("late", first).unwrap();
+        assert!(events.acknowledge("late", second + 1).unwrap_err().contains("has not been told yet"));
+        let silent = events.wait_acknowledged(&names, second, Duration::ZERO);
+        let words: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        let late = format!("late (its latest is {first})");
+        assert_eq!(words, ["audit (it has acknowledged nothing since the agent began)", &late]);
     }
 
     #[test]

@@ -85,6 +85,14 @@ impl Gates {
             *mode == Mode::Off || !names.is_empty(),
             "gates.subscribers waits for nobody: list their names, or set mode = \"off\""
         );
+        // Who acknowledges is known by the word that it writes on a command line.
+        let unusable = names.iter().find(|name| name.is_empty() || name.contains(char::is_whitespace));
+        if let Some(name) = unusable {
+            anyhow::bail!(
+                "gates.subscribers.names has `{name}`, by which nobody can acknowledge: write one word, as in \
+                 `turnpike ipam acknowledge WORD VERSION`"
+            );
+        }
         if let Some(target) = self.gateway.targets.iter().find(|target| !probe::can_be_asked(**target)) {
             anyhow::bail!(
                 "gates.gateway.targets: no pod reaches {target}; give an address beyond the node's link"
@@ -181,10 +189,10 @@ pub(crate) fn subscribers(agent: &Agent, record: &PodRecord, version: u64) -> Re
         return Ok(());
     }
     let addresses = record.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let silent = silent.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let problem = format!(
-        "{addresses} not acknowledged within {} ms by subscriber {}",
-        gate.wait_ms,
-        silent.join(", ")
+        "{addresses} (resourceVersion {version}) not acknowledged within {} ms by subscriber {silent}",
+        gate.wait_ms
     );
     let remedy = "does it run, and does it acknowledge? docs/ipam.md, \"events\"; gates.subscribers in agent.toml sets \
                   mode and names";
@@ -225,6 +233,8 @@ mod tests {
         gates("[subscribers]\nmode = \"enforce\"\nnames = [\"authz\"]\n").unwrap();
         for (text, word) in [
             ("[subscribers]\nmode = \"warn\"\n", "list their names"),
+            ("[subscribers]\nmode = \"warn\"\nnames = [\"authz\", \"\"]\n", "has ``"),
+            ("[subscribers]\nnames = [\"au thz\"]\n", "write one word"),
             ("[gateway]\nwait_ms = 0\n", "use 1 to"),
             ("[subscribers]\nwait_ms = 60000\n", "use 1 to"),
             ("[gateway]\ntargets = [\"fe80::1\"]\n", "no pod reaches fe80::1"),

@@ -4,7 +4,7 @@
 use std::io::BufRead as _;
 use std::net::IpAddr;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -84,7 +84,7 @@ fn an_add_waits_for_an_answer_to_the_pods_own_address() -> Result<()> {
     lab.finish()
 }
 
-/// Hears events and acknowledges each address that is given out.
+/// As authz, hears events and acknowledges each address that is given out.
 fn subscribe(bench: &Bench) -> Result<JoinHandle<usize>> {
     let socket = bench.node.path(DEFAULT_SOCKET)?;
     let mut stream = Client::connect(&socket)?.events(None, true)?;
@@ -146,5 +146,40 @@ fn an_add_waits_for_those_who_grant_access_by_address() -> Result<()> {
     bench.crash()?;
     assert_eq!(subscriber.join().ok(), Some(1));
     poll_result(DEADLINE, "the agent", || bench.restart())?;
+    lab.finish()
+}
+
+/// Verifies: of two subscribers the one that keeps silent is named, and not the other; with `warn` the pod starts and
+/// status names it; a DEL waits for neither, far within the gate's patience.
+#[test]
+fn a_silent_subscriber_is_named_and_holds_no_del_back() -> Result<()> {
+    let lab = Lab::new("agent-silent-subscriber")?;
+    let gate = |mode: &str, wait: Duration| {
+        let wait = wait.as_millis();
+        format!("[gates.subscribers]\nmode = \"{mode}\"\nwait_ms = {wait}\nnames = [\"authz\", \"audit\"]\n")
+    };
+    let bench = Bench::start_with(&lab, &gate("enforce", Duration::from_secs(1)))?;
+    bench.netns("p")?;
+    let subscriber = subscribe(&bench)?;
+    let error = refused(&bench, "early")?;
+    let wanted = "by subscriber audit (it has acknowledged nothing since the agent began)";
+    assert!(error.code == code::TRY_AGAIN && error.message.ends_with(wanted), "{error}");
+    assert!(error.details.contains("gates.subscribers"), "{}", error.details);
+    bench.wait_no_links()?;
+
+    let patience = Duration::from_secs(5);
+    bench.reconfigure(&gate("warn", patience))?;
+    subscriber.join().map_err(|_| anyhow::anyhow!("the subscriber panicked"))?;
+    bench.attach("pod", "p")?;
+    let errors = bench.status()?.last_errors;
+    let told =
+        errors.iter().map(|error| format!("{error:?}")).find(|error| error.contains("gate subscribers"));
+    let told = told.with_context(|| format!("{errors:?}"))?;
+    assert!(told.contains("authz (it has") && told.contains("audit (it has"), "{told}");
+    assert!(metrics(&bench)?.contains("turnpike_gates_total{gate=\"subscribers\",outcome=\"warned\"} 1"));
+    let began = Instant::now();
+    bench.del("pod")?;
+    assert!(began.elapsed() < patience, "a DEL took {:?}", began.elapsed());
+    bench.wait_no_links()?;
     lab.finish()
 }
