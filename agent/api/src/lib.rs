@@ -33,8 +33,8 @@ pub use message::{
 };
 pub use spool::{SpoolEntry, SpoolError, read_spool, spool, spool_path};
 pub use status::{
-    BgpStatus, BlockStatus, GatewayStatus, Health, PodStatus, PoolStatus, ProblemStatus, SourceStatus,
-    StatusReport,
+    BgpStatus, BlockStatus, GatewayStatus, Health, PingStatus, PodStatus, PoolStatus, ProblemStatus,
+    SourceStatus, StatusReport,
 };
 pub use trace::{PlannedRoute, TraceHop, TraceReport, TraceRequest, TraceWay};
 

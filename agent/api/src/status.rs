@@ -148,6 +148,18 @@ pub struct GatewayStatus {
     pub state: String,
     /// Seconds since it was first seen so.
     pub age_s: u64,
+    /// Whether it answers echoes; nothing where it is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping: Option<PingStatus>,
+}
+
+/// A gateway's answer to ICMP echoes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingStatus {
+    /// `answers` or `silent`.
+    pub state: String,
+    /// Seconds since it was first seen so.
+    pub age_s: u64,
 }
 
 /// Something for a person to know.

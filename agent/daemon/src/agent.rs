@@ -17,7 +17,7 @@ use crate::clock::{self, BootId, Stamp};
 use crate::config::Config;
 use crate::drain::DrainBook;
 use crate::events::Events;
-use crate::gateways::Gateways;
+use crate::gateways::{self, Gateways};
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::plane::{Owner, Plane};
@@ -207,7 +207,10 @@ impl Agent {
         let found =
             self.plane().ok().and_then(|plane| plane.call(turnpike_dataplane::Dataplane::gateways).ok());
         match found {
-            Some(Ok(found)) => self.health().gateways.heard(found, clock::now()),
+            Some(Ok(found)) => {
+                let found = gateways::ping(found, self.config.readiness.ping);
+                self.health().gateways.heard(found, clock::now());
+            }
             Some(Err(error)) => tracing::debug!(%error, "the gateways cannot be looked at"),
             None => {}
         }

@@ -11,7 +11,7 @@ use turnpike_calc::Node;
 use turnpike_dataplane::DataplaneConfig;
 use turnpike_model::selector::Labels;
 
-use crate::gates::Gates;
+use crate::gates::{Gates, Mode};
 
 /// The agent's configuration. Every field has a default; the sample in deploy/ documents them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) ipam: IpamConfig,
     pub(crate) network: Network,
     pub(crate) bgpd: Bgpd,
+    pub(crate) readiness: Readiness,
     pub(crate) gates: Gates,
 }
 
@@ -88,6 +89,14 @@ pub(crate) struct Network {
     pub(crate) nft_table: String,
     /// Pods ask for ECN on their own connections.
     pub(crate) pod_ecn: bool,
+}
+
+/// What proves that the node reaches its network, beside ARP and ND.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Readiness {
+    /// The gateways are pinged, and their silence is told, or counts.
+    pub(crate) ping: Mode,
 }
 
 /// The BGP daemon.

@@ -116,12 +116,19 @@ impl Collector for Present {
             (labels, u64::from(gateway.state == "answers"))
         });
         let gateways: Values = gateways.collect();
+        let pinged = report.gateways.iter().filter_map(|gateway| {
+            let ping = gateway.ping.as_ref()?;
+            let labels = vec![("link", gateway.link.clone()), ("address", gateway.address.to_string())];
+            Some((labels, u64::from(ping.state == "answers")))
+        });
+        let pinged: Values = pinged.collect();
         let rounds = self.0.progress.ages();
         let rounds: Values =
             rounds.into_iter().map(|(name, age)| (vec![("loop", name.to_owned())], age.as_secs())).collect();
-        let gauges: [(&str, &str, Values); 11] = [
+        let gauges: [(&str, &str, Values); 12] = [
             ("turnpike_loop_age_seconds", "Since the latest round of each of the agent's loops", rounds),
             ("turnpike_gateway_answers", "A gateway answers ARP or ND", gateways),
+            ("turnpike_gateway_answers_ping", "A gateway answers ICMP echoes, where it is asked", pinged),
             ("turnpike_pods", "Pod interfaces in the books", vec![(Vec::new(), report.pods.len() as u64)]),
             ("turnpike_ipam_addresses", "This node's addresses by pool and state", pools),
             (
@@ -244,9 +251,9 @@ async fn readyz(State(http): State<Http>) -> impl IntoResponse {
     (code, head + &reasons(&report))
 }
 
-/// Fails also when no gateway answers: for who decides whether this node takes part in a service.
+/// Fails also when no gateway answers, to pings too where those count: for who decides whether this node takes part in a service.
 async fn readyz_network(State(http): State<Http>) -> impl IntoResponse {
-    let lost = http.agent.health().gateways.lost();
+    let lost = http.agent.health().gateways.lost(http.agent.config.readiness.ping);
     match http.agent.ready().map_err(|error| error.message).and_then(|()| lost.map_or(Ok(()), Err)) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
@@ -256,7 +263,15 @@ async fn readyz_network(State(http): State<Http>) -> impl IntoResponse {
 /// What a person wants to know of a node that is ready, or of one that is not.
 fn reasons(report: &turnpike_agent_api::StatusReport) -> String {
     let gateways = report.gateways.iter().map(|gateway| {
-        format!("gateway {} on {}: {} ({} s)\n", gateway.address, gateway.link, gateway.state, gateway.age_s)
+        let ping = gateway.ping.as_ref().map(|ping| format!(", pings: {} ({} s)", ping.state, ping.age_s));
+        format!(
+            "gateway {} on {}: {} ({} s){}\n",
+            gateway.address,
+            gateway.link,
+            gateway.state,
+            gateway.age_s,
+            ping.unwrap_or_default()
+        )
     });
     let source = report.source.errors.iter().map(|error| format!("resources: {error}\n"));
     let bgp = report.bgp.error.iter().map(|error| format!("bgpd: {error}\n"));

@@ -11,7 +11,7 @@ use rustix::thread::{
 /// Each with its reason; deploy/systemd names the same.
 const KEPT: [(CapabilitySet, &str); 8] = [
     (CapabilitySet::NET_ADMIN, "links, addresses, routes, nftables, tc, sysctls"),
-    (CapabilitySet::NET_RAW, "the echo that proves a pod's gateway"),
+    (CapabilitySet::NET_RAW, "echoes that prove gateways"),
     (CapabilitySet::SYS_ADMIN, "pods' namespaces (setns), bpffs; eBPF before Linux 5.8"),
     (CapabilitySet::BPF, "eBPF programs and maps"),
     (CapabilitySet::PERFMON, "eBPF programs that compare pointers"),

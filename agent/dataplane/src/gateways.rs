@@ -28,6 +28,8 @@ pub enum Reach {
 pub struct Gateway {
     /// Interface that leads to it.
     pub link: String,
+    /// Its index.
+    pub index: u32,
     /// Its address.
     pub address: IpAddr,
     /// Does it answer?
@@ -50,7 +52,7 @@ pub(crate) fn look(netlink: &mut Netlink) -> Result<Vec<Gateway>, Refusal> {
         let state =
             known.iter().find(|(on, ip, _)| on == index && *ip == address).map(|(_, _, state)| *state);
         requests.push(prove(*index, address));
-        found.push(Gateway { link: link.name, address, reach: reach(state) });
+        found.push(Gateway { link: link.name, index: *index, address, reach: reach(state) });
     }
     // An entry that cannot be proved is read as such with the next look.
     drop(netlink.batch(&requests));

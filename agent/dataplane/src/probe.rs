@@ -1,20 +1,22 @@
-//! Does anything out there answer a pod? An ICMP echo from the pod's own address, sent inside its network namespace:
-//! on its way lie the pod's link, the node's programs and rules, and whatever leads back to the pod.
+//! Does anything out there answer? An ICMP echo, from a pod's own address and inside its network namespace: on its way
+//! lie the pod's link, the node's programs and rules, and whatever leads back to the pod. Or from the node itself to one
+//! of its gateways, over the link that leads there.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::gateways::Gateway;
 use crate::netns;
 
 /// Between two requests: the first ones may go out before a router knows the pod's block.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Longest wait for one answer before the clock is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// Identifier of our requests; nobody else has a socket in a pod that does not run yet.
+/// Identifier of our requests, which are known by [`MARK`] as well.
 const IDENTIFIER: u16 = 0x7475;
 const MARK: &[u8; 8] = b"turnpike";
 
@@ -29,16 +31,40 @@ pub fn first_answer(
     targets: &[IpAddr],
     patience: Duration,
 ) -> io::Result<Option<IpAddr>> {
-    netns::inside(netns, || ask(source, targets, patience))?
+    netns::inside(netns, || {
+        let socket = echo_socket(source)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        let targets: Vec<SocketAddr> = targets.iter().map(|target| SocketAddr::new(*target, 0)).collect();
+        ask(socket, &targets, patience)
+    })?
 }
 
-fn ask(source: IpAddr, targets: &[IpAddr], patience: Duration) -> io::Result<Option<IpAddr>> {
-    let (domain, protocol) = match source {
+/// Asks a gateway of the calling thread's namespace over its own link until it has answered or the time is up.
+///
+/// # Errors
+/// The link is gone, or the capability CAP_NET_RAW is missing.
+pub fn answers_ping(gateway: &Gateway, patience: Duration) -> io::Result<bool> {
+    let socket = echo_socket(gateway.address)?;
+    socket.bind_device(Some(gateway.link.as_bytes()))?;
+    let target = match gateway.address {
+        IpAddr::V4(_) => SocketAddr::new(gateway.address, 0),
+        // A link-local address says nothing without its link.
+        IpAddr::V6(address) => SocketAddrV6::new(address, 0, 0, gateway.index).into(),
+    };
+    ask(socket, &[target], patience).map(|answer| answer.is_some())
+}
+
+/// For echoes from or to addresses of this one's family.
+fn echo_socket(address: IpAddr) -> io::Result<Socket> {
+    let (domain, protocol) = match address {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
-    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
+    Socket::new(domain, Type::RAW, Some(protocol))
+}
+
+/// `targets` are of the socket's family.
+fn ask(socket: Socket, targets: &[SocketAddr], patience: Duration) -> io::Result<Option<IpAddr>> {
     socket.set_read_timeout(Some(LOOK))?;
     // Datagrams with their senders, as std has them; which protocol it is does not matter to it.
     let socket = UdpSocket::from(socket);
@@ -52,14 +78,15 @@ fn ask(source: IpAddr, targets: &[IpAddr], patience: Duration) -> io::Result<Opt
             sequence = sequence.wrapping_add(1);
             for target in targets {
                 // "No route to host" and the like pass, or they do not.
-                drop(socket.send_to(&request(source, sequence), SocketAddr::new(*target, 0)));
+                drop(socket.send_to(&request(target.ip(), sequence), target));
             }
         }
         match socket.recv_from(&mut buffer) {
             Ok((length, from)) => {
                 let octets = buffer.get(..length).unwrap_or_default();
-                if targets.contains(&from.ip()) && is_answer(source, octets) {
-                    return Ok(Some(from.ip()));
+                let from = from.ip();
+                if targets.iter().any(|target| target.ip() == from) && is_answer(from, octets) {
+                    return Ok(Some(from));
                 }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
@@ -70,13 +97,13 @@ fn ask(source: IpAddr, targets: &[IpAddr], patience: Duration) -> io::Result<Opt
 }
 
 /// An echo request (RFC 792, RFC 4443 §4.1). For ICMPv6 the kernel works out the checksum.
-fn request(source: IpAddr, sequence: u16) -> Vec<u8> {
-    let kind = if source.is_ipv4() { 8 } else { 128 };
+fn request(to: IpAddr, sequence: u16) -> Vec<u8> {
+    let kind = if to.is_ipv4() { 8 } else { 128 };
     let mut message = vec![kind, 0, 0, 0];
     message.extend(IDENTIFIER.to_be_bytes());
     message.extend(sequence.to_be_bytes());
     message.extend(MARK);
-    if source.is_ipv4() {
+    if to.is_ipv4() {
         let sum = checksum(&message).to_be_bytes();
         if let Some(field) = message.get_mut(2..4) {
             field.copy_from_slice(&sum);
@@ -98,8 +125,8 @@ fn checksum(message: &[u8]) -> u16 {
 }
 
 /// An echo reply to one of our requests. A raw IPv4 socket hands out the IP header, too.
-fn is_answer(source: IpAddr, octets: &[u8]) -> bool {
-    let (message, kind) = match source {
+fn is_answer(from: IpAddr, octets: &[u8]) -> bool {
+    let (message, kind) = match from {
         IpAddr::V4(_) => {
             let header = octets.first().map_or(0, |first| usize::from(first & 0x0f) * 4);
             (octets.get(header..), 0)

@@ -242,7 +242,7 @@ fn the_agent_gives_up_what_it_does_not_need_and_tells_how_it_is() -> Result<()> 
 #[test]
 fn alerts_and_dashboard_ask_for_metrics_that_exist() -> Result<()> {
     let lab = Lab::new("agent-metrics")?;
-    let bench = Bench::start(&lab)?;
+    let bench = Bench::start_with(&lab, "[readiness]\nping = \"warn\"\n")?;
     bench.set_resource("lb.yaml", BALANCER)?;
     bench.netns("p")?;
     let mut request = bench.add_request("pod-one", "p");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use turnpike_agent_api::{Health, code};
-use turnpike_testbed::{Lab, poll_result};
+use turnpike_testbed::{Lab, binary, poll_result};
 
 use super::bench::{Bench, DEADLINE};
 
@@ -173,5 +173,69 @@ fn a_lost_gateway_is_told_and_evicts_nobody() -> Result<()> {
     state("silent")?;
     assert!(!ask()?.status.success());
     assert_eq!(bench.status()?.health, Health::Ready);
+    lab.finish()
+}
+
+/// ```text
+/// n1 eth0 10.1.1.11, fe80::11 ── 10.1.1.1, fe80::1 outside
+/// ```
+/// Verifies: with pings enforced one gateway that answers is enough, also a link-local one; when none answers pings,
+/// `/readyz/network` fails with the reason although all answer ARP and ND, and the node stays Ready for the runtime. With
+/// `warn` it is told and does not count; without pings nobody is asked.
+#[test]
+fn a_gateway_without_pings_is_told_or_counts() -> Result<()> {
+    let lab = Lab::new("agent-ping")?;
+    let mode = |mode: &str| format!("[readiness]\nping = \"{mode}\"\n");
+    let bench = Bench::start_with(&lab, &mode("enforce"))?;
+    bench.outside.addr("eth0", "fe80::1/64")?;
+    bench.node.addr("eth0", "fe80::11/64")?;
+    bench.node.run(&["ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0"])?;
+    let wait = |v4: Option<&str>, v6: Option<&str>| {
+        bench.wait_status("the gateways' pings", |status| {
+            let found = |address: &str| {
+                let mut gateways = status.gateways.iter();
+                let gateway = gateways.find(|gateway| gateway.address.to_string() == address);
+                let gateway = gateway.with_context(|| format!("{address}: {:?}", status.gateways))?;
+                ensure!(gateway.state == "answers", "{gateway:?}");
+                Ok(gateway.ping.as_ref().map(|ping| ping.state.clone()))
+            };
+            let (four, six) = (found("10.1.1.1")?, found("fe80::1")?);
+            ensure!((four.as_deref(), six.as_deref()) == (v4, v6), "{four:?} {six:?}");
+            Ok(())
+        })
+    };
+    let ask = |path: &str| {
+        crate::diagnosis::http(&bench.node, &["--net=/proc/self/ns/net"], "127.0.0.1:9471", path)
+    };
+    let mute = |value: &str, v6: bool| {
+        let key = if v6 { "net.ipv6.icmp.echo_ignore_all" } else { "net.ipv4.icmp_echo_ignore_all" };
+        bench.outside.sysctl(key, value)
+    };
+    wait(Some("answers"), Some("answers"))?;
+    mute("1", false)?;
+    wait(Some("silent"), Some("answers"))?;
+    assert!(ask("/readyz/network")?.contains("200 OK"), "one is enough");
+    let program = binary("turnpike")?.display().to_string();
+    let status = bench.node.text(&[&program, "status"])?;
+    assert!(
+        status.contains("10.1.1.1 on eth0 does not answer pings") && !status.contains("fe80::1 on"),
+        "{status}"
+    );
+    mute("1", true)?;
+    wait(Some("silent"), Some("silent"))?;
+    let lost = ask("/readyz/network")?;
+    let reason = "no gateway answers pings (readiness.ping = \"enforce\" in agent.toml): 10.1.1.1 on eth0, fe80::1 on eth0";
+    assert!(lost.contains("503") && lost.contains(reason), "{lost}");
+    assert_eq!(bench.status()?.health, Health::Ready);
+
+    bench.reconfigure(&mode("warn"))?;
+    wait(Some("silent"), Some("silent"))?;
+    assert!(ask("/readyz/network")?.contains("200 OK"));
+    assert!(ask("/readyz")?.contains("gateway 10.1.1.1 on eth0: answers"));
+    let scrape = ask("/metrics")?;
+    let metric = "turnpike_gateway_answers_ping{link=\"eth0\",address=\"10.1.1.1\"} 0";
+    assert!(scrape.contains(metric), "{scrape}");
+    bench.reconfigure(&mode("off"))?;
+    wait(None, None)?;
     lab.finish()
 }

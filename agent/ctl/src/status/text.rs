@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use turnpike_agent_api::{Health, PodStatus, ProblemStatus, StatusReport};
+use turnpike_agent_api::{GatewayStatus, Health, PodStatus, ProblemStatus, StatusReport};
 use turnpike_bgpd_api::view::PeerView;
 
 use super::{BgpdStatus, NodeStatus};
@@ -65,13 +65,16 @@ fn addresses(screen: &mut String, agent: &StatusReport) {
 
 /// Only those that do not answer: the others are no news.
 fn gateways(screen: &mut String, agent: &StatusReport) {
-    let silent = agent.gateways.iter().filter(|gateway| gateway.state == "silent");
-    let lines: String = silent
-        .map(|gateway| {
-            let ago = duration(gateway.age_s);
-            format!("  {} on {} does not answer ARP or ND ({ago})\n", gateway.address, gateway.link)
-        })
-        .collect();
+    let line = |gateway: &GatewayStatus| {
+        let ping = gateway.ping.as_ref().filter(|ping| ping.state == "silent");
+        let (what, age_s) = match (gateway.state.as_str(), ping) {
+            ("silent", _) => ("does not answer ARP or ND", gateway.age_s),
+            (_, Some(ping)) => ("does not answer pings", ping.age_s),
+            _ => return None,
+        };
+        Some(format!("  {} on {} {what} ({})\n", gateway.address, gateway.link, duration(age_s)))
+    };
+    let lines: String = agent.gateways.iter().filter_map(line).collect();
     section(screen, "gateways", &lines);
 }
 
