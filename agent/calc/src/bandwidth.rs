@@ -5,6 +5,7 @@
 
 mod explain;
 mod extras;
+mod grants;
 mod meter;
 mod plan;
 mod tree;
@@ -33,6 +34,7 @@ pub use extras::{
     AskedBursts, BurstSource, EGRESS_BURST_ANNOTATION, EXEMPT_ANNOTATION, Extras, INGRESS_BURST_ANNOTATION,
     explain_extras,
 };
+pub(crate) use grants::NamespaceGrants;
 pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
 pub use plan::{Demand, Throttled, tree_throttles};
 pub(crate) use tree::grants;
@@ -184,12 +186,17 @@ impl NodeLimits {
         (Self::strictest(specs().filter(|spec| spec.is_enforced())), Self::strictest(specs()))
     }
 
-    /// What a pod gets that asks for `asked`.
+    /// What a pod gets that asks for `asked` and whose namespace may have `granted`: where there is a default, more only
+    /// by a grant; where there is none, all that the ceiling lets it have.
     #[must_use]
-    pub fn grant(&self, asked: &AskedLimits) -> Limits {
+    pub fn grant(&self, asked: &AskedLimits, granted: Limits) -> Limits {
+        let wish = |asked: Option<BitsPerSecond>, default, granted| match (asked, default) {
+            (Some(asked), Some(default)) => Some(asked.min(grants::bound(default, granted))),
+            (asked, default) => asked.or(default),
+        };
         let wish = Limits {
-            to_workload: asked.to_workload.or(self.defaults.to_workload),
-            from_workload: asked.from_workload.or(self.defaults.from_workload),
+            to_workload: wish(asked.to_workload, self.defaults.to_workload, granted.to_workload),
+            from_workload: wish(asked.from_workload, self.defaults.from_workload, granted.from_workload),
         };
         strictest(wish, self.ceilings)
     }
@@ -240,7 +247,7 @@ mod tests {
     fn nothing_asked_is_nothing_granted_unless_the_node_says_so() {
         let asked = asked_limits(&BTreeMap::new(), Some(RuntimeBandwidth::default())).unwrap();
         assert_eq!(asked, AskedLimits::default());
-        assert_eq!(NodeLimits::default().grant(&asked), Limits::default());
+        assert_eq!(NodeLimits::default().grant(&asked, Limits::default()), Limits::default());
     }
 
     #[test]
@@ -261,10 +268,11 @@ mod tests {
             resources.node_bandwidths.insert(name.to_owned(), serde_json::from_str(json).unwrap());
         }
         let (force, all) = NodeLimits::of_node(&resources, &Node::default());
-        let shadow = |asked: AskedLimits| in_shadow(force.grant(&asked), all.grant(&asked));
+        let none = Limits::default();
+        let shadow = |asked: AskedLimits| in_shadow(force.grant(&asked, none), all.grant(&asked, none));
         let nothing = AskedLimits::default();
         assert_eq!(
-            force.grant(&nothing),
+            force.grant(&nothing, none),
             Limits { to_workload: Some(BitsPerSecond(100 * M)), from_workload: None }
         );
         let both = |to, from| Limits {
@@ -273,11 +281,14 @@ mod tests {
         };
         assert_eq!(shadow(nothing), both(50 * M, 20 * M));
         // Who asks for less than the shadow anyway has none.
-        assert_eq!(shadow(both(10 * M, 30 * M).into()), Limits::default());
+        assert_eq!(shadow(both(10 * M, 15 * M).into()), none);
+        // Who asks for more than a default in shadow would need a grant.
+        let more = Limits { to_workload: None, from_workload: Some(BitsPerSecond(20 * M)) };
+        assert_eq!(shadow(both(10 * M, 30 * M).into()), more);
     }
 
     #[test]
-    fn a_pod_can_lower_its_limit_and_never_raise_it() {
+    fn a_pod_can_lower_its_limit_and_raise_it_within_its_grant() {
         let spec: NodeBandwidthSpec = serde_json::from_str(
             r#"{"defaults":{"ingress":"50M"},"limits":{"ingress":"100M","egress":"1G"}}"#,
         )
@@ -286,9 +297,27 @@ mod tests {
         let node = NodeLimits::strictest([&spec, &stricter]);
         let ask =
             |to: Option<u64>| AskedLimits { to_workload: to.map(BitsPerSecond), ..AskedLimits::default() };
-        assert_eq!(node.grant(&ask(None)).to_workload, Some(BitsPerSecond(50 * M)));
-        assert_eq!(node.grant(&ask(Some(80 * M))).to_workload, Some(BitsPerSecond(80 * M)));
-        assert_eq!(node.grant(&ask(Some(500 * M))).to_workload, Some(BitsPerSecond(100 * M)));
-        assert_eq!(node.grant(&ask(None)).from_workload, Some(BitsPerSecond(200 * M)));
+        for (asked, granted, got) in [
+            (None, None, 50),
+            (None, Some(500), 50),
+            (Some(10), None, 10),
+            (Some(10), Some(5), 10),
+            (Some(80), None, 50),
+            (Some(80), Some(20), 50),
+            (Some(80), Some(70), 70),
+            (Some(80), Some(90), 80),
+            (Some(500), Some(500), 100),
+        ] {
+            let most = Limits {
+                to_workload: granted.map(|granted: u64| BitsPerSecond(granted * M)),
+                from_workload: None,
+            };
+            let limits = node.grant(&ask(asked.map(|asked: u64| asked * M)), most);
+            assert_eq!(limits.to_workload, Some(BitsPerSecond(got * M)), "{asked:?} {granted:?}");
+            assert_eq!(limits.from_workload, Some(BitsPerSecond(200 * M)), "nobody has a default for it");
+        }
+        // Without a default there is nothing to raise: the ceiling alone counts.
+        let egress = AskedLimits { from_workload: Some(BitsPerSecond(150 * M)), ..AskedLimits::default() };
+        assert_eq!(node.grant(&egress, Limits::default()).from_workload, Some(BitsPerSecond(150 * M)));
     }
 }

@@ -13,7 +13,7 @@ use turnpike_model::resource::{Kind, ResourceId, Resources};
 use turnpike_model::selector::{Labels, Selector};
 
 use crate::bandwidth::{
-    AskedLimits, Bounds, NodeLimits, class_of, grants, in_shadow, node_tree, tree_issues,
+    AskedLimits, Bounds, NamespaceGrants, NodeLimits, class_of, grants, in_shadow, node_tree, tree_issues,
 };
 use crate::validate::Issue;
 
@@ -80,6 +80,7 @@ pub fn node_state<'a>(
         endpoints.insert(pod.id.clone(), pod.endpoint(&grants, tree.as_ref()));
         issues.extend(tree.as_ref().and_then(|tree| pod.refused_class(tree)));
         issues.extend(pod.refused_ranges(&grants));
+        issues.extend(pod.refused_rates(&grants));
         lived_in.extend(pod.blocks.iter().cloned());
     }
     let mut blocks = own_blocks(resources, node, &endpoints, &mut issues);
@@ -116,23 +117,26 @@ pub fn node_state<'a>(
 }
 
 /// What a node gives its pods.
-struct Grants {
+struct Grants<'a> {
     in_force: NodeLimits,
     /// With resources in shadow.
     would_be: NodeLimits,
     bounds: Bounds,
+    namespaces: NamespaceGrants<'a>,
 }
 
-impl Grants {
-    fn of(resources: &Resources, node: &Node) -> Self {
+impl<'a> Grants<'a> {
+    fn of(resources: &'a Resources, node: &Node) -> Self {
         let (in_force, would_be) = NodeLimits::of_node(resources, node);
-        Self { in_force, would_be, bounds: Bounds::of(resources, node) }
+        let namespaces = NamespaceGrants::of(resources);
+        Self { in_force, would_be, bounds: Bounds::of(resources, node), namespaces }
     }
 }
 
 impl LocalPod {
-    fn endpoint(&self, grants: &Grants, tree: Option<&NodeTree>) -> Endpoint {
-        let limits = grants.in_force.grant(&self.asked);
+    fn endpoint(&self, grants: &Grants<'_>, tree: Option<&NodeTree>) -> Endpoint {
+        let most = grants.namespaces.most(&self.namespace);
+        let limits = grants.in_force.grant(&self.asked, most);
         let extras = grants.bounds.grant(&self.asked);
         Endpoint {
             id: self.id.clone(),
@@ -140,7 +144,7 @@ impl LocalPod {
             addresses: self.addresses.clone(),
             mtu: self.mtu,
             limits,
-            shadow: in_shadow(limits, grants.would_be.grant(&self.asked)),
+            shadow: in_shadow(limits, grants.would_be.grant(&self.asked, most)),
             bursts: extras.bursts,
             exempt: extras.exempt,
             class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref(), &self.namespace)),
@@ -157,7 +161,7 @@ impl LocalPod {
     }
 
     /// Ranges that the pod asks to exempt and may not, not as a whole.
-    fn refused_ranges(&self, grants: &Grants) -> Option<Issue> {
+    fn refused_ranges(&self, grants: &Grants<'_>) -> Option<Issue> {
         let refused = grants.bounds.grant(&self.asked).refused;
         let ranges: Vec<String> = refused.iter().map(ToString::to_string).collect();
         (!ranges.is_empty()).then(|| Issue {
@@ -171,6 +175,12 @@ impl LocalPod {
             remedy: "add them to spec.exemptible, or correct the pod's annotation turnpike.io/bandwidth-exempt-cidrs"
                 .to_owned(),
         })
+    }
+
+    /// Rates that the pod asks for and that its namespace is not granted.
+    fn refused_rates(&self, grants: &Grants<'_>) -> Vec<Issue> {
+        let Grants { in_force, namespaces, .. } = grants;
+        namespaces.refused(in_force, &self.asked, &self.namespace, &self.id.container_id)
     }
 
     /// A class that the pod asks for and does not get: the tree does not have it, or not for its namespace.

@@ -1,5 +1,7 @@
 //! What is wrong in a set of resources, whichever node looks at it.
 
+mod namespaces;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -50,6 +52,7 @@ pub fn validate(resources: &Resources) -> Vec<Issue> {
         found.bandwidth(name, spec);
     }
     found.lb_sources(resources);
+    found.namespaces(resources);
     found.issues
 }
 

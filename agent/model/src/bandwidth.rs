@@ -13,7 +13,7 @@ use crate::selector::Selector;
 /// Defaults and ceilings of pods' bandwidth on the nodes selected.
 ///
 /// A pod asks with `kubernetes.io/ingress-bandwidth` and `kubernetes.io/egress-bandwidth`. It can lower its limit
-/// that way and never raise it over `limits`.
+/// that way; over `defaults` it gets as much as a `NamespaceGrant` gives to its namespace, and never more than `limits`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeBandwidthSpec {
@@ -23,7 +23,7 @@ pub struct NodeBandwidthSpec {
     /// `Shadow` holds `defaults` and `limits` against the traffic, counts what they would have done, and changes nothing.
     #[serde(default, skip_serializing_if = "Mode::is_enforce")]
     pub mode: Mode,
-    /// For pods that ask for nothing.
+    /// For pods that ask for nothing, and the most for pods whose namespace is granted no more.
     #[serde(default)]
     pub defaults: DirectionRates,
     /// No pod gets more, whatever it asks for.

@@ -11,6 +11,7 @@ pub mod bgp;
 pub mod burst;
 pub mod cidr;
 pub mod desired;
+pub mod grant;
 pub mod lb;
 pub mod pool;
 pub mod rate;

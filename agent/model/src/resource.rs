@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::NodeBandwidthSpec;
 use crate::bgp::{BgpConfigurationSpec, BgpPeerSpec};
+use crate::grant::NamespaceGrantSpec;
 use crate::lb::LoadBalancerSourceSpec;
 use crate::pool::{IpBlockSpec, IpPoolSpec};
 
@@ -57,17 +58,20 @@ pub enum Kind {
     NodeBandwidth,
     /// `LoadBalancerSource`.
     LoadBalancerSource,
+    /// `NamespaceGrant`.
+    NamespaceGrant,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::IpPool,
         Self::IpBlock,
         Self::BgpConfiguration,
         Self::BgpPeer,
         Self::NodeBandwidth,
         Self::LoadBalancerSource,
+        Self::NamespaceGrant,
     ];
 
     /// As written in `kind:`.
@@ -80,6 +84,7 @@ impl Kind {
             Self::BgpPeer => "BGPPeer",
             Self::NodeBandwidth => "NodeBandwidth",
             Self::LoadBalancerSource => "LoadBalancerSource",
+            Self::NamespaceGrant => "NamespaceGrant",
         }
     }
 
@@ -106,6 +111,7 @@ pub enum Resource {
     BgpPeer(Object<BgpPeerSpec>),
     NodeBandwidth(Object<NodeBandwidthSpec>),
     LoadBalancerSource(Object<LoadBalancerSourceSpec>),
+    NamespaceGrant(Object<NamespaceGrantSpec>),
 }
 
 /// Names a resource in messages: `IPPool/default`.
@@ -134,6 +140,7 @@ pub struct Resources {
     pub bgp_peers: BTreeMap<String, BgpPeerSpec>,
     pub node_bandwidths: BTreeMap<String, NodeBandwidthSpec>,
     pub lb_sources: BTreeMap<String, LoadBalancerSourceSpec>,
+    pub namespace_grants: BTreeMap<String, NamespaceGrantSpec>,
 }
 
 impl Resources {
@@ -156,6 +163,7 @@ impl Resources {
             Resource::BgpPeer(object) => put(&mut self.bgp_peers, object),
             Resource::NodeBandwidth(object) => put(&mut self.node_bandwidths, object),
             Resource::LoadBalancerSource(object) => put(&mut self.lb_sources, object),
+            Resource::NamespaceGrant(object) => put(&mut self.namespace_grants, object),
         }
     }
 
@@ -168,6 +176,7 @@ impl Resources {
             + self.bgp_peers.len()
             + self.node_bandwidths.len()
             + self.lb_sources.len()
+            + self.namespace_grants.len()
     }
 
     /// True when there is none.

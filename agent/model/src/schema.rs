@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::bandwidth::NodeBandwidthSpec;
 use crate::bgp::{BgpConfigurationSpec, BgpPeerSpec};
+use crate::grant::NamespaceGrantSpec;
 use crate::lb::LoadBalancerSourceSpec;
 use crate::pool::{IpBlockSpec, IpPoolSpec};
 use crate::resource::{API_VERSION, Kind, Object};
@@ -21,6 +22,7 @@ pub fn json_schema() -> Value {
             Kind::BgpPeer => schema_of::<BgpPeerSpec>(kind),
             Kind::NodeBandwidth => schema_of::<NodeBandwidthSpec>(kind),
             Kind::LoadBalancerSource => schema_of::<LoadBalancerSourceSpec>(kind),
+            Kind::NamespaceGrant => schema_of::<NamespaceGrantSpec>(kind),
         })
         .collect();
     json!({

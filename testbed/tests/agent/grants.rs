@@ -92,3 +92,79 @@ fn a_pool_is_for_the_namespaces_that_it_names() -> Result<()> {
     }
     lab.finish()
 }
+
+/// Verifies: a pod that asks for more than its node's default gets it as far as its namespace's grant goes and the node's
+/// limit lets it, live, and status says what a pod of another namespace has; `bw show` names what decided; a grant that
+/// cannot be meant is refused with file, line, field and remedy, and the last good one stays (R31).
+#[test]
+fn more_than_the_default_takes_a_grant() -> Result<()> {
+    let lab = Lab::new("agent-rate-grant")?;
+    let bench = Bench::start(&lab)?;
+    bench.set_resource(
+        "limits.yaml",
+        "apiVersion: turnpike.io/v1alpha1\nkind: NodeBandwidth\nmetadata: {name: base}\nspec:\n  \
+         defaults: {egress: 20M}\n  limits: {egress: 100M}\n",
+    )?;
+    for (name, namespace, rate) in [("p1", "bank", "80M"), ("p2", "shop", "80M"), ("p3", "bank", "10M")] {
+        bench.netns(name)?;
+        let pod = PodInfo { namespace: Some(namespace.to_owned()), name: Some(name.to_owned()), uid: None };
+        let annotations = [("kubernetes.io/egress-bandwidth".to_owned(), rate.to_owned())].into();
+        let request = AddRequest { pod, annotations, ..bench.add_request(name, name) };
+        bench.add(request)?.map_err(|error| anyhow::anyhow!("{error}"))?;
+    }
+    let wait = |wanted: [u64; 3]| {
+        bench.wait_status(&format!("limits of {wanted:?} Mbit/s"), |status| {
+            let limit = |name: &str| {
+                let mut pods = status.pods.iter();
+                let pod = pods.find(|pod| pod.pod.name.as_deref() == Some(name));
+                pod.and_then(|pod| pod.from_workload).unwrap_or_default() / 1_000_000
+            };
+            let found = ["p1", "p2", "p3"].map(limit);
+            ensure!(found == wanted, "{found:?}");
+            Ok(())
+        })
+    };
+    wait([20, 20, 10])?;
+    let program = binary("turnpike")?.display().to_string();
+    let says = |words: &[&str], wanted: &str| {
+        let argv: Vec<&str> = [&[program.as_str()], words].concat();
+        poll_result(DEADLINE, wanted, || {
+            let text = bench.node.text(&argv)?;
+            ensure!(text.contains(wanted), "{text}");
+            Ok(())
+        })
+    };
+    says(
+        &["status"],
+        "container p1 asks to send 80M, more than the default, and namespace `bank` has no NamespaceGrant",
+    )?;
+    let grant = |rate: &str| {
+        format!(
+            "apiVersion: turnpike.io/v1alpha1\nkind: NamespaceGrant\nmetadata: {{name: bank}}\nspec:\n  \
+             namespaces: [bank]\n  maxRate: {{egress: {rate}}}\n"
+        )
+    };
+    bench.set_resource("grants.yaml", &grant("60M"))?;
+    wait([60, 20, 10])?;
+    says(&["bw", "show", "p1"], "decided by NamespaceGrant/bank spec.maxRate")?;
+    says(
+        &["status"],
+        "container p2 asks to send 80M, more than the default, and namespace `shop` has no NamespaceGrant",
+    )?;
+    bench.set_resource("grants.yaml", &grant("1G"))?;
+    wait([80, 20, 10])?;
+    bench.set_resource("limits2.yaml", LOWER)?;
+    wait([70, 20, 10])?;
+    bench.set_resource("grants.yaml", &grant("1G").replace("[bank]", "[Bank]"))?;
+    says(&["status"], "grants.yaml:5: spec.namespaces[0]: `Bank` is no name of a namespace")?;
+    wait([70, 20, 10])?;
+    bench.set_resource("grants.yaml", "# nobody is granted anything\n")?;
+    wait([20, 20, 10])?;
+    for name in ["p1", "p2", "p3"] {
+        bench.del(name)?;
+    }
+    lab.finish()
+}
+
+const LOWER: &str = "apiVersion: turnpike.io/v1alpha1\nkind: NodeBandwidth\nmetadata: {name: lower}\n\
+                     spec: {limits: {egress: 70M}}\n";

@@ -73,8 +73,8 @@ pub(super) fn plan(agent: &Agent, file: &str, text: &str) -> Result<BwPlan, Erro
             &seen,
             pod,
             label,
-            &explain(&before, &node, &pod.asked),
-            &explain(&after, &node, &pod.asked),
+            &explain(&before, &node, &pod.asked, &pod.namespace),
+            &explain(&after, &node, &pod.asked, &pod.namespace),
         ));
     }
     if let Some(tree) = node_tree(&after, &node) {
@@ -152,7 +152,7 @@ fn tree_rows(
         .collect();
     for (pod, _) in pods {
         let Some(class) = class_of(tree, pod.asked.class.as_deref(), &pod.namespace) else { continue };
-        let [_, decision] = explain(resources, node, &pod.asked);
+        let [_, decision] = explain(resources, node, &pod.asked, &pod.namespace);
         let rates = seen.meter.history(&Series::FromPod(pod.host_link.clone()));
         for (demand, rate) in demands.iter_mut().zip(rates) {
             demand.host = demand.host.saturating_sub(rate);

@@ -25,8 +25,9 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
     let (resources, at) = (books.resources(), books.node());
     let decide = |entry: &PodEntry| {
         let asked = &entry.record.asked;
-        let [to, from] = explain(resources, at, asked);
-        let [shadow_to, shadow_from] = explain_shadow(resources, at, asked);
+        let namespace = entry.record.pod.namespace.as_deref().unwrap_or_default();
+        let [to, from] = explain(resources, at, asked, namespace);
+        let [shadow_to, shadow_from] = explain_shadow(resources, at, asked, namespace);
         let extras = explain_extras(resources, at, asked);
         (entry.clone(), [(to, shadow_to), (from, shadow_from)], extras)
     };

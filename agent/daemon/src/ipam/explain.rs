@@ -224,7 +224,9 @@ fn limit_fact(
     let Some(rate) = granted else { return good("limit", format!("it {verb} without a limit")) };
     let why = match asked {
         Some(asked) if asked == rate => "as it asks".to_owned(),
-        Some(asked) => format!("it asks for {} bit/s, the node's ceiling is lower", asked.0),
+        Some(asked) => {
+            format!("it asks for {} bit/s and may have less; `turnpike bw show` names who decides", asked.0)
+        }
         None => "the node's default or ceiling".to_owned(),
     };
     let text = format!("it {verb} at most {} bit/s: {why}", rate.0);

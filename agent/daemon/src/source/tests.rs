@@ -142,4 +142,5 @@ fn the_samples_in_deploy_are_good() {
     let resources = read_folder(&samples).unwrap();
     assert!(!resources.pools.is_empty() && !resources.blocks.is_empty() && !resources.bgp_peers.is_empty());
     assert!(!resources.node_bandwidths.is_empty() && !resources.lb_sources.is_empty());
+    assert!(!resources.namespace_grants.is_empty());
 }

@@ -77,6 +77,7 @@ impl Document {
             Kind::BgpPeer => Resource::BgpPeer(self.object()?),
             Kind::NodeBandwidth => Resource::NodeBandwidth(self.object()?),
             Kind::LoadBalancerSource => Resource::LoadBalancerSource(self.object()?),
+            Kind::NamespaceGrant => Resource::NamespaceGrant(self.object()?),
         };
         let name = match &resource {
             Resource::IpPool(object) => &object.metadata.name,
@@ -85,6 +86,7 @@ impl Document {
             Resource::BgpPeer(object) => &object.metadata.name,
             Resource::NodeBandwidth(object) => &object.metadata.name,
             Resource::LoadBalancerSource(object) => &object.metadata.name,
+            Resource::NamespaceGrant(object) => &object.metadata.name,
         };
         if !is_name(name) {
             let message = format!("`{name}` is no name of a resource");
