@@ -125,6 +125,19 @@ impl Bench {
         self.wait_ready()
     }
 
+    /// Stops every thread of the agent where it is; a system call under way ends first.
+    pub(crate) fn stand_still(&self) -> Result<()> {
+        let agent = self.agent.lock().expect("nobody panicked with it");
+        agent.kill(Signal::SIGSTOP)?;
+        poll_result(DEADLINE, "the agent to stand still", || {
+            for task in std::fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
+                let status = std::fs::read_to_string(task?.path().join("status"))?;
+                ensure!(status.lines().any(|line| line.starts_with("State:\tT")), "{status}");
+            }
+            Ok(())
+        })
+    }
+
     /// Waits for the agent to end by itself.
     pub(crate) fn wait_death(&self) -> Result<()> {
         self.agent.lock().expect("nobody panicked with it").wait_exit(DEADLINE).map(drop)

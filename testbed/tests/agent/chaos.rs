@@ -5,6 +5,8 @@
 //! no address twice, none lost, no link without owner, every surviving pod reachable, DEL never stuck. A seed that
 //! fails is run again alone by `TURNPIKE_CHAOS_SEED=n cargo xtask lab chaos`.
 
+mod disks;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -10,7 +10,7 @@ use turnpike_testbed::Lab;
 
 use super::bench::Bench;
 
-const PODS: usize = 24;
+const PODS: usize = 50;
 
 /// Verifies: pods that come at the same moment all get addresses of both families, each its own, and leave nothing.
 #[test]

@@ -46,6 +46,7 @@ pub(super) const LAB: &[Package] = &[
     ("conntrack", "shows conntrack entries"),
     ("nftables", "shows rules"),
     ("tcpdump", "captures"),
+    ("e2fsprogs", "disks that fill up and fail"),
     ("iproute2", "shows links and routes when a test fails"),
     ("iputils-ping", "ping"),
     ("ethtool", "link features"),
