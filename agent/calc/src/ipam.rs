@@ -1,7 +1,7 @@
 //! Hands out the addresses of this node's blocks.
 //!
-//! Invariants: an address has one holder; a released address rests for the cooldown and then goes to the end of the
-//! queue behind addresses never used; every hand-out raises the address's generation, and a release must name the
+//! Invariants: an address has one holder; a released address rests for the cooldown (and, within bounds, until everybody
+//! has heard of its release) and then goes to the end of the queue behind addresses never used; every hand-out raises the address's generation, and a release must name the
 //! generation that it was given; a pod gets an address of each family or none at all. What is handed out is the
 //! caller's to make durable before it tells anybody.
 
@@ -44,6 +44,8 @@ pub enum Known<'a> {
     Held(&'a EndpointId),
     /// Released; its cooldown lasts so much longer.
     Resting(Time),
+    /// Released and rested, but not everybody who should has heard of it; so much longer at most.
+    Unheard(Time),
     /// Released, and free again.
     Rested,
 }
@@ -143,11 +145,12 @@ enum Slot {
         owner: EndpointId,
         generation: u64,
     },
-    /// `turn` orders the queue; `rested` is when the cooldown is over.
+    /// `turn` orders the queue; `rested` is when the cooldown is over, `unheard` until when somebody may not have heard.
     Released {
         generation: u64,
         turn: u64,
         rested: Time,
+        unheard: Time,
     },
 }
 
@@ -155,6 +158,8 @@ enum Slot {
 #[derive(Debug, Clone)]
 pub struct Ipam {
     cooldown: Time,
+    /// Bound on the wait for those who should hear of releases.
+    hold: Time,
     plan: AddressPlan,
     slots: BTreeMap<IpAddr, Slot>,
     queue: BTreeMap<u64, IpAddr>,
@@ -169,11 +174,27 @@ impl Ipam {
     pub fn new(cooldown: Time) -> Self {
         Self {
             cooldown,
+            hold: Time::ZERO,
             plan: AddressPlan::default(),
             slots: BTreeMap::new(),
             queue: BTreeMap::new(),
             next_turn: 0,
             cursors: BTreeMap::new(),
+        }
+    }
+
+    /// Addresses released from now on are held back until [`Self::heard`] says so, for this time at most.
+    #[must_use]
+    pub fn holding(self, hold: Time) -> Self {
+        Self { hold, ..self }
+    }
+
+    /// Everybody has heard that this lease of the address has ended.
+    pub fn heard(&mut self, address: IpAddr, generation: u64) {
+        if let Some(Slot::Released { generation: known, unheard, .. }) = self.slots.get_mut(&address)
+            && *known == generation
+        {
+            *unheard = Time::ZERO;
         }
     }
 
@@ -305,6 +326,9 @@ impl Ipam {
             let known = match slot {
                 Slot::Held { owner, .. } => Known::Held(owner),
                 Slot::Released { rested, .. } if *rested > now => Known::Resting(rested.saturating_sub(now)),
+                Slot::Released { unheard, .. } if *unheard > now => {
+                    Known::Unheard(unheard.saturating_sub(now))
+                }
                 Slot::Released { .. } => Known::Rested,
             };
             (*address, slot.generation(), known)
@@ -314,8 +338,8 @@ impl Ipam {
     /// Ends an address's cooldown. False where it is not released.
     pub fn end_rest(&mut self, address: IpAddr) -> bool {
         match self.slots.get_mut(&address) {
-            Some(Slot::Released { rested, .. }) => {
-                *rested = Time::ZERO;
+            Some(Slot::Released { rested, unheard, .. }) => {
+                (*rested, *unheard) = (Time::ZERO, Time::ZERO);
                 true
             }
             _ => false,
@@ -330,7 +354,7 @@ impl Ipam {
         for slot in self.slots.range(first..=last).map(|(_, slot)| slot) {
             match slot {
                 Slot::Held { .. } => usage.used += 1,
-                Slot::Released { rested, .. } if *rested > now => usage.cooling += 1,
+                slot if slot.free_at() > now => usage.cooling += 1,
                 Slot::Released { .. } => {}
             }
         }
@@ -346,8 +370,9 @@ impl Ipam {
     fn enqueue(&mut self, address: IpAddr, generation: u64, at: Option<Time>) {
         let turn = self.next_turn;
         self.next_turn += 1;
-        let rested = at.map_or(Time::ZERO, |at| at.saturating_add(self.cooldown));
-        self.put(address, Slot::Released { generation, turn, rested });
+        let after = |wait| at.map_or(Time::ZERO, |at| at.saturating_add(wait));
+        let (rested, unheard) = (after(self.cooldown), after(self.hold));
+        self.put(address, Slot::Released { generation, turn, rested, unheard });
         self.queue.insert(turn, address);
     }
 
@@ -365,8 +390,8 @@ impl Ipam {
         let block = block.ok_or(IpamError::NotHere(address))?;
         match self.slots.get(&address) {
             Some(Slot::Held { owner, .. }) => Err(IpamError::Taken { address, holder: owner.clone() }),
-            Some(Slot::Released { rested, .. }) if *rested > now && !known_again => {
-                Err(IpamError::Resting { address, left: rested.saturating_sub(now) })
+            Some(slot) if slot.free_at() > now && !known_again => {
+                Err(IpamError::Resting { address, left: slot.free_at().saturating_sub(now) })
             }
             _ => Ok((address, block.block())),
         }
@@ -386,7 +411,7 @@ impl Ipam {
                 .filter(|block| block.withheld(address).is_none())
         };
         let rested = self.queue.values().find_map(|address| match self.slots.get(address) {
-            Some(Slot::Released { rested, .. }) if *rested <= now => {
+            Some(slot @ Slot::Released { .. }) if slot.free_at() <= now => {
                 block_of(*address).map(|block| (*address, block.block()))
             }
             _ => None,
@@ -437,7 +462,7 @@ impl Ipam {
         let slots = self.slots.range(first..=last);
         slots
             .filter_map(|(_, slot)| match slot {
-                Slot::Released { rested, .. } => Some(*rested),
+                slot @ Slot::Released { .. } => Some(slot.free_at()),
                 Slot::Held { .. } => None,
             })
             .min()
@@ -448,6 +473,14 @@ impl Slot {
     fn generation(&self) -> u64 {
         match self {
             Self::Held { generation, .. } | Self::Released { generation, .. } => *generation,
+        }
+    }
+
+    /// When a released one may be handed out.
+    fn free_at(&self) -> Time {
+        match self {
+            Self::Held { .. } => Time::ZERO,
+            Self::Released { rested, unheard, .. } => *rested.max(unheard),
         }
     }
 

@@ -126,7 +126,9 @@ fn render_book(book: &IpamBook) -> String {
 
 fn address(address: &AddressStatus) -> [String; 5] {
     let state = match address.rests_s {
-        Some(seconds) => format!("rests {}", duration(seconds)),
+        // In cooldown it rests; held back for its subscribers it is unacknowledged, for so long at most.
+        Some(seconds) if address.state == "resting" => format!("rests {}", duration(seconds)),
+        Some(seconds) => format!("{} {}", address.state, duration(seconds)),
         None => address.state.clone(),
     };
     let pod = address.holder.as_ref().map(|holder| pod_name(&address.pod, holder)).unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::drain::DrainBook;
 use crate::events::Events;
 use crate::gateways::{self, Gateways};
+use crate::holds::Holds;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::plane::{Owner, Plane};
@@ -43,6 +44,7 @@ pub(crate) struct Agent {
     pub(crate) metrics: Metrics,
     pub(crate) bandwidth: Monitor,
     pub(crate) events: Events,
+    pub(crate) holds: Holds,
     pub(crate) drain: DrainBook,
     pub(crate) progress: Progress,
     books: Mutex<Books>,
@@ -85,7 +87,7 @@ impl Agent {
             Store::open(state).with_context(|| format!("cannot open the books in {}", state.display()))?;
         let loaded = store.load().with_context(|| format!("cannot read the books in {}", state.display()))?;
         let present = Stamp::now(&boot_id);
-        let mut books = Books::new(node, config.cooldown());
+        let mut books = Books::new(node, config.cooldown(), config.hold_of_released());
         let mut damaged = Vec::new();
         let records = bring_back(&store, loaded, &present, &mut damaged);
         damaged.extend(books.restore(records, &present));
@@ -104,6 +106,7 @@ impl Agent {
             problems: BTreeMap::new(),
             errors: VecDeque::new(),
         };
+        let events = Events::default();
         Ok(Self {
             started: clock::now(),
             boot_id,
@@ -111,7 +114,8 @@ impl Agent {
             locks: Locks::default(),
             metrics: Metrics::default(),
             bandwidth: Monitor::default(),
-            events: Events::default(),
+            holds: Holds::resume(events.version(), books.unheard(clock::now())),
+            events,
             progress: Progress::default(),
             drain: DrainBook::open(state.join("drain.json"), &present),
             books: Mutex::new(books),

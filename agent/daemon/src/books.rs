@@ -113,11 +113,11 @@ fn named(pod: &PodInfo) -> Option<(String, String)> {
 }
 
 impl Books {
-    pub(crate) fn new(node: Node, cooldown: Time) -> Self {
+    pub(crate) fn new(node: Node, cooldown: Time, hold: Time) -> Self {
         Self {
             node,
             resources: Resources::default(),
-            ipam: Ipam::new(cooldown),
+            ipam: Ipam::new(cooldown).holding(hold),
             pods: BTreeMap::new(),
             released: BTreeMap::new(),
         }
@@ -301,12 +301,24 @@ impl Books {
     /// The released record that an address's rest is remembered by.
     pub(crate) fn resting_record(&self, address: IpAddr, now: Time) -> Option<String> {
         let (_, generation, known) = self.ipam.known(now).find(|(known, _, _)| *known == address)?;
-        if !matches!(known, Known::Resting(_)) {
+        if !matches!(known, Known::Resting(_) | Known::Unheard(_)) {
             return None;
         }
         let mut files =
             self.released.iter().filter(|(_, known)| known.leases.contains(&(address, generation)));
         files.next().map(|(file, _)| file.clone())
+    }
+
+    /// Leases that have ended and that somebody may not have heard of.
+    pub(crate) fn unheard(&self, now: Time) -> Vec<(IpAddr, u64)> {
+        let waits = |known: Known<'_>| matches!(known, Known::Resting(_) | Known::Unheard(_));
+        let known = self.ipam.known(now).filter(|(_, _, known)| waits(*known));
+        known.map(|(address, generation, _)| (address, generation)).collect()
+    }
+
+    /// Everybody has heard of the end of these leases.
+    pub(crate) fn heard(&mut self, leases: impl IntoIterator<Item = (IpAddr, u64)>) {
+        leases.into_iter().for_each(|(address, generation)| self.ipam.heard(address, generation));
     }
 
     /// Ends an address's rest; the caller has made that durable.
@@ -452,7 +464,7 @@ mod tests {
 
     fn books() -> Books {
         let node = Node { name: "n1".into(), ..Node::default() };
-        let mut books = Books::new(node, at(120));
+        let mut books = Books::new(node, at(120), Time::ZERO);
         let mut resources = Resources::default();
         let pool: IpPoolSpec = serde_json::from_str(r#"{"cidr":"10.0.0.0/24","blockSize":31}"#).unwrap();
         let block: IpBlockSpec =

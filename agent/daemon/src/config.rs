@@ -172,6 +172,11 @@ impl Config {
         self.paths.spool.clone().unwrap_or_else(|| self.paths.state.join("spool"))
     }
 
+    /// How long a released address waits for acknowledgements at most.
+    pub(crate) fn hold_of_released(&self) -> Duration {
+        Duration::from_secs(self.gates.subscribers.hold_released_seconds)
+    }
+
     pub(crate) fn cooldown(&self) -> Duration {
         Duration::from_secs(self.ipam.cooldown_seconds)
     }

@@ -144,10 +144,22 @@ impl Events {
         silent(&log)
     }
 
-    /// A pod has given them up.
-    pub(crate) fn released(&self, node: &str, record: &PodRecord) {
+    /// A pod has given them up; the version under which that is told.
+    pub(crate) fn released(&self, node: &str, record: &PodRecord) -> u64 {
         let item = assignment(node, record);
-        self.push(|resource_version| Line::Released { resource_version, item });
+        self.push(|resource_version| Line::Released { resource_version, item })
+    }
+
+    /// The version up to which each of these has acknowledged everything; nothing if one has been silent.
+    pub(crate) fn known_to_all(&self, names: &[String]) -> Option<u64> {
+        let log = self.log();
+        let known = names.iter().map(|name| log.acknowledged.get(name).copied());
+        known.min().flatten()
+    }
+
+    /// Of the latest change.
+    pub(crate) fn version(&self) -> u64 {
+        self.log().version
     }
 
     fn push(&self, line: impl FnOnce(u64) -> Line) -> u64 {

@@ -18,6 +18,9 @@ const ANNOTATION: &str = "turnpike.io/gateway-gate";
 /// The longest wait that may be configured, in milliseconds: runtimes give up after some 30 s.
 const LONGEST: u64 = 15_000;
 
+/// The longest time, in seconds, for which released addresses may be held back.
+const LONGEST_HOLD: u64 = 86_400;
+
 /// How much a gate counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -57,6 +60,8 @@ pub(crate) struct SubscriberGate {
     pub(crate) wait_ms: u64,
     /// Who must have acknowledged the address, each of them.
     pub(crate) names: Vec<String>,
+    /// A released address goes to no other pod before they have acknowledged that, for so long at most; 0: it does.
+    pub(crate) hold_released_seconds: u64,
 }
 
 impl Default for GatewayGate {
@@ -67,7 +72,7 @@ impl Default for GatewayGate {
 
 impl Default for SubscriberGate {
     fn default() -> Self {
-        Self { mode: Mode::Off, wait_ms: 2000, names: Vec::new() }
+        Self { mode: Mode::Off, wait_ms: 2000, names: Vec::new(), hold_released_seconds: 0 }
     }
 }
 
@@ -80,7 +85,16 @@ impl Gates {
             let range = 1..=LONGEST;
             ensure!(range.contains(&wait_ms), "gates.{gate}.wait_ms is {wait_ms}: use 1 to {LONGEST}");
         }
-        let SubscriberGate { mode, names, .. } = &self.subscribers;
+        let SubscriberGate { mode, names, hold_released_seconds: hold, .. } = &self.subscribers;
+        ensure!(
+            *hold == 0 || !names.is_empty(),
+            "gates.subscribers.hold_released_seconds waits for nobody: list their names, or set it to 0"
+        );
+        ensure!(
+            *hold <= LONGEST_HOLD,
+            "gates.subscribers.hold_released_seconds is {hold}: use {LONGEST_HOLD} (a day) at most, or a subscriber that \
+             is away takes all addresses with it"
+        );
         ensure!(
             *mode == Mode::Off || !names.is_empty(),
             "gates.subscribers waits for nobody: list their names, or set mode = \"off\""

@@ -81,6 +81,11 @@ fn book(agent: &Agent) -> IpamBook {
                 Known::Resting(left) => {
                     AddressStatus { state: "resting".to_owned(), rests_s: Some(left.as_secs() + 1), ..blank }
                 }
+                Known::Unheard(left) => AddressStatus {
+                    state: "unacknowledged".to_owned(),
+                    rests_s: Some(left.as_secs() + 1),
+                    ..blank
+                },
                 Known::Rested => blank,
             }
         })

@@ -15,6 +15,7 @@ mod events;
 mod failpoint;
 mod gates;
 mod gateways;
+mod holds;
 mod install;
 mod ipam;
 mod keeper;

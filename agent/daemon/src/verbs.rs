@@ -28,6 +28,7 @@ pub(crate) fn answer(agent: &Agent, request: Request, netns: Option<OwnedFd>) ->
         Request::Acknowledge { subscriber, version } => agent
             .events
             .acknowledge(&subscriber, version)
+            .map(|()| crate::holds::acknowledged(agent))
             .map(|()| Reply::Done)
             .map_err(|message| ErrorReply::new(code::PROTOCOL, message)),
         Request::Ready => agent.ready().map(|()| Reply::Done),

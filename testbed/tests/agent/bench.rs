@@ -293,9 +293,14 @@ impl Bench {
 
     /// No link of ours is there any more.
     pub(crate) fn wait_no_links(&self) -> Result<()> {
+        self.wait_no_links_but(0)
+    }
+
+    /// So many links of ours are there.
+    pub(crate) fn wait_no_links_but(&self, count: usize) -> Result<()> {
         self.wait_status("links to go", |_| {
             let links = self.links()?;
-            ensure!(links.is_empty(), "links are left: {links:?}");
+            ensure!(links.len() == count, "links are left: {links:?}");
             Ok(())
         })
     }

@@ -183,3 +183,64 @@ fn a_silent_subscriber_is_named_and_holds_no_del_back() -> Result<()> {
     bench.wait_no_links()?;
     lab.finish()
 }
+
+const TWO_ADDRESSES: &str = "\
+apiVersion: turnpike.io/v1alpha1
+kind: IPPool
+metadata: {name: v4}
+spec: {cidr: 10.244.0.0/16, blockSize: 31}
+---
+apiVersion: turnpike.io/v1alpha1
+kind: IPBlock
+metadata: {name: n1-v4}
+spec: {cidr: 10.244.1.2/31, pool: v4, node: n1}
+";
+
+/// Verifies: where agent.toml says so, a released address goes to nobody before the named subscriber has acknowledged its
+/// release; `ipam show` and the ADD that finds no other address say so; that holds over a restart of the agent, after
+/// which any acknowledgement means that the subscriber has listed; and an operator can free the address.
+#[test]
+fn a_released_address_waits_for_those_who_grant_access_by_it() -> Result<()> {
+    let lab = Lab::new("agent-hold")?;
+    let hold = "[gates.subscribers]\nnames = [\"authz\"]\nhold_released_seconds = 3600\n";
+    let bench = Bench::start_with(&lab, hold)?;
+    ["p", "q"].iter().try_for_each(|name| bench.netns(name))?;
+    bench.set_resource("pools.yaml", TWO_ADDRESSES)?;
+    bench.wait_status("two addresses", |status| {
+        ensure!(status.blocks.iter().map(|block| block.total).sum::<u64>() == 2, "{:?}", status.blocks);
+        Ok(())
+    })?;
+    let program = binary("turnpike")?.display().to_string();
+    let ipam = |words: &[&str]| bench.node.text(&[&[program.as_str(), "ipam"], words].concat());
+    let acknowledge = || -> Result<()> {
+        let list: Value = serde_json::from_str(ipam(&["events"])?.lines().next().unwrap_or_default())?;
+        let version = list["resourceVersion"].to_string();
+        ipam(&["acknowledge", "authz", &version]).map(drop)
+    };
+    let refused = || -> Result<()> {
+        let error = bench.add(bench.add_request("next", "p"))?.err().context("it got an address")?;
+        ensure!(error.code == code::EXHAUSTED && error.message.contains("1 in cooldown"), "{error}");
+        bench.wait_no_links_but(1)
+    };
+    bench.attach("kept", "q")?;
+    let first = bench.attach("first", "p")?;
+    let address = first.addresses[0].to_string();
+    bench.del("first")?;
+    refused()?;
+    let shown = ipam(&["show"])?;
+    assert!(shown.contains("unacknowledged"), "{shown}");
+    acknowledge()?;
+    assert_eq!(bench.attach("second", "p")?.addresses, first.addresses);
+    bench.del("second")?;
+
+    bench.crash_and_restart()?;
+    refused()?;
+    acknowledge()?;
+    assert_eq!(bench.attach("third", "p")?.addresses, first.addresses);
+    bench.del("third")?;
+    refused()?;
+    ipam(&["release", &address])?;
+    assert_eq!(bench.attach("fourth", "p")?.addresses, first.addresses);
+    ["fourth", "kept"].iter().try_for_each(|name| bench.del(name))?;
+    lab.finish()
+}

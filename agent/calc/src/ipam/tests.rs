@@ -297,3 +297,24 @@ fn a_namespace_with_pools_of_its_own_gets_from_them_and_others_do_not() {
     assert!(full.contains("bank") && !full.contains("default"), "{full}");
     assert_eq!(get("e", "").unwrap(), "10.0.0.1", "a pod without a namespace is in nobody's");
 }
+
+#[test]
+fn a_released_address_is_held_back_until_everybody_has_heard_of_it() {
+    let mut ipam = Ipam::new(COOLDOWN).holding(at(600));
+    ipam.set_plan(v4(&["10.0.0.0/32"]));
+    let a = endpoint("a");
+    let lease = ipam.allocate(&a, "", &[], |_| false, at(0)).unwrap().remove(0);
+    assert!(ipam.release(&a, lease.address, lease.generation, at(10)));
+    let known = |ipam: &Ipam, now| ipam.known(at(now)).next().map(|(_, _, known)| format!("{known:?}"));
+    assert_eq!(known(&ipam, 100).unwrap(), "Resting(30s)");
+    assert_eq!(known(&ipam, 200).unwrap(), "Unheard(410s)");
+    assert!(ipam.allocate(&endpoint("b"), "", &[], |_| false, at(200)).is_err());
+    // Somebody has heard of an older lease.
+    ipam.heard(lease.address, lease.generation - 1);
+    assert!(ipam.allocate(&endpoint("b"), "", &[], |_| false, at(200)).is_err());
+    let mut late = ipam.clone();
+    assert!(late.allocate(&endpoint("b"), "", &[], |_| false, at(611)).is_ok(), "the bound");
+    ipam.heard(lease.address, lease.generation);
+    assert!(ipam.allocate(&endpoint("b"), "", &[], |_| false, at(129)).is_err(), "the cooldown stays");
+    assert!(ipam.allocate(&endpoint("b"), "", &[], |_| false, at(200)).is_ok());
+}

@@ -131,6 +131,13 @@ fn address_facts(books: &Books, address: IpAddr) -> Vec<Fact> {
                 format!("{address} rests for {} s more before another pod gets it", left.as_secs() + 1);
             good("address", text)
         }
+        Some((_, _, Known::Unheard(left))) => {
+            let seconds = left.as_secs() + 1;
+            good(
+                "address",
+                format!("{address} waits for subscribers to acknowledge its release, {seconds} s at most"),
+            )
+        }
         Some((_, _, Known::Rested)) => {
             good("address", format!("{address} is free; a pod of this node had it"))
         }

@@ -8,7 +8,7 @@ use turnpike_model::desired::EndpointId;
 use crate::agent::Agent;
 use crate::books::{PodState, host_link};
 use crate::clock;
-use crate::failpoint;
+use crate::{failpoint, holds};
 
 use super::{endpoint_id, plane_gone};
 
@@ -69,8 +69,7 @@ pub(crate) fn remove(agent: &Agent, id: &EndpointId) -> Result<(), ErrorReply> {
     agent.persist(&record)?;
     agent.books().release(id, &record, clock::now());
     agent.changed();
-    let node = agent.books().node().name.clone();
-    agent.events.released(&node, &record);
+    holds::released(agent, &record);
     tracing::info!(container = id.container_id, addresses = ?record.addresses(), link = record.host_link, "pod removed");
     Ok(())
 }
