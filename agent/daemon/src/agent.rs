@@ -17,6 +17,7 @@ use crate::clock::{self, BootId, Stamp};
 use crate::config::Config;
 use crate::drain::DrainBook;
 use crate::events::Events;
+use crate::failpoint;
 use crate::gateways::{self, Gateways};
 use crate::holds::Holds;
 use crate::locks::Locks;
@@ -341,7 +342,15 @@ impl Owner for Agent {
             }),
         }
         health.set_problems(all, now);
+        let first = health.last_apply.is_none();
+        if first {
+            failpoint::reach("applied-first");
+        }
         health.last_apply = Some(took);
+        drop(health);
+        if first {
+            self.bgp_wake.notify_one();
+        }
         self.progress.turned(Loop::Dataplane);
         tracing::debug!(?took, "applied");
     }

@@ -1,7 +1,7 @@
 //! Hands this node's part to turnpike-bgpd: peers, blocks, and what may be learned.
 //!
-//! bgpd keeps the part over its own restarts. It is pushed when it changes, and again when bgpd says that it has not
-//! got it. ADD never waits for this.
+//! bgpd keeps the part over its own restarts. It is pushed once the data plane stands, when it changes, and again when
+//! bgpd says that it has not got it. ADD never waits for this.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +39,12 @@ pub(crate) async fn hand_over(agent: Arc<Agent>) {
 }
 
 fn round(agent: &Agent) {
+    // Traffic that comes before routes, rules and programs stand would be lost, or bounced back (calico#11523). What a bgpd
+    // has from an agent before this one stays.
+    if agent.health().last_apply.is_none() {
+        agent.health().bgp.error = Some("waits for the data plane's first round".to_owned());
+        return;
+    }
     let wanted = agent.books().node_state().bgp;
     let before = agent.health().bgp.clone();
     let after = match deliver(&agent.config.bgpd.socket, &wanted, &before) {

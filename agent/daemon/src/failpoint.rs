@@ -4,7 +4,8 @@
 //! when it reaches the point of that name: `add-reserved` (in memory only), `store-written` (the record's draft is not
 //! fsynced), `store-synced` (it is, but not renamed), `store-renamed` (the folder is not fsynced), `add-stored` (the
 //! record is fsynced, nothing is attached), `add-attached` (all is in force, no reply yet), `del-detached` (the link is
-//! gone, the record is not released), `del-released` (all done, no reply yet).
+//! gone, the record is not released), `del-released` (all done, no reply yet), `applied-first` (the data plane's first round
+//! is over, and nobody knows).
 
 /// Dies here if the environment says so.
 #[cfg(debug_assertions)]

@@ -97,9 +97,22 @@ impl Bench {
         self.wait_ready()
     }
 
+    /// What the next agent is configured with.
+    pub(crate) fn configure(&self, more: &str) -> Result<()> {
+        self.node.write_file(CONFIG, config(more))
+    }
+
+    /// Starts an agent that dies at a failpoint before it is ready.
+    pub(crate) fn die_at(&self, failpoint: &str) -> Result<()> {
+        let mut command = agent_command(&self.node)?;
+        command.env("TURNPIKE_FAILPOINT", failpoint);
+        let agent = self.node.spawn("turnpike-agent", command)?;
+        agent.wait_exit(DEADLINE).map(drop)
+    }
+
     /// Ends the agent, and starts it with another configuration.
     pub(crate) fn reconfigure(&self, more: &str) -> Result<()> {
-        self.node.write_file(CONFIG, config(more))?;
+        self.configure(more)?;
         self.agent.lock().expect("nobody panicked with it").stop()?;
         self.restart()
     }
@@ -330,7 +343,8 @@ impl Bench {
 }
 
 fn config(more: &str) -> String {
-    format!("[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n[bgpd]\nenabled = false\n{more}")
+    let bgpd = if more.contains("[bgpd]") { "" } else { "[bgpd]\nenabled = false\n" };
+    format!("[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n{bgpd}{more}")
 }
 
 fn launch(node: &Node) -> Result<Process> {

@@ -7,6 +7,7 @@
 
 #![cfg(test)]
 
+mod announce;
 mod bench;
 mod books;
 mod chaos;
