@@ -122,6 +122,12 @@ impl Config {
         if range.limit == 0 {
             found.add(place("limit"), "nobody could connect", "give the most peers at a time");
         }
+        let link_local =
+            matches!(range.prefix.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
+        if range.peer.bfd.is_some() && link_local {
+            let remedy = "give such peers a [[peer]] of their own, with `interface`";
+            found.add(place("bfd"), "BFD with a link-local address needs to know the interface", remedy);
+        }
         if range.peer.bfd.as_ref().is_some_and(|bfd| bfd.strict) {
             let remedy = "remove it, or give peers that must not be without BFD a [[peer]] of their own";
             found.add(place("bfd.strict"), "BFD begins with the session of a peer that nobody named", remedy);

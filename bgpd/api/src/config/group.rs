@@ -229,6 +229,9 @@ group = "nodes"
             )
         };
         assert!(parse(&range("")).is_ok());
+        let local = range("bfd = {}").replace("10.1.2.0/24", "fe80::/10");
+        assert!(complaint(&local).contains("listen_range[0].bfd: "), "{}", complaint(&local));
+        assert!(parse(&range("bfd = {}")).is_ok());
         for (line, word) in [
             ("address = \"10.1.1.1\"", "address"),
             ("bfd = { strict = true }", "bfd.strict"),
