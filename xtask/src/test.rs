@@ -20,7 +20,7 @@ pub(crate) fn test(full: bool, filter: &[String]) -> Result<()> {
         println!(
             "test: left to `cargo xtask test --full`: 4096 cases for each property (here 256), \
              each row of docs/interop.md with every peer (here with one), \
-             1,000 seeds of chaos (here one for each point at which the agent is killed), \
+             1,000 seeds of chaos (here one for each point at which the agent is killed), 200 power cuts (here 6), \
              10,000 limited pods that leave nothing (here 200), \
              100,000 mutated packets for each eBPF program (here 4,000), \
              the eBPF programs on other kernels (`cargo xtask lab kernels`; here on this machine's)"

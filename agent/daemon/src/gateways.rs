@@ -1,5 +1,6 @@
 //! Do the node's gateways answer: by ARP or ND and, where agent.toml asks for it, to pings? Looked at every few seconds;
-//! shown in status, metrics and `/readyz`, asked for at `/readyz/network`. Never a reason for CNI STATUS to fail: the runtime would evict pods that serve their neighbours.
+//! shown in status, metrics and `/readyz`, asked for at `/readyz/network`. Never a reason for CNI STATUS to fail: the
+//! runtime would evict pods that serve their neighbours.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -7,19 +7,27 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::agent::Agent;
 use crate::store::PodRecord;
 
-/// Leases that have ended, by the version under which that was told.
+/// The latest lease of each address that has ended. However long a subscriber is away, no more than the node's addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Holds {
-    waiting: Mutex<BTreeMap<u64, Vec<(IpAddr, u64)>>>,
+    waiting: Mutex<BTreeMap<IpAddr, Ended>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    generation: u64,
+    /// Under which it was told.
+    version: u64,
 }
 
 impl Holds {
     /// After a start: whoever acknowledges a version of this run has listed since, and knows of all releases before.
     pub(crate) fn resume(version: u64, leases: Vec<(IpAddr, u64)>) -> Self {
-        Self { waiting: Mutex::new(BTreeMap::from([(version, leases)])) }
+        let ended = leases.into_iter().map(|(address, generation)| (address, Ended { generation, version }));
+        Self { waiting: Mutex::new(ended.collect()) }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<(IpAddr, u64)>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Ended>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -31,8 +39,8 @@ pub(crate) fn released(agent: &Agent, record: &PodRecord) {
     let mut waiting = agent.holds.waiting();
     let version = agent.events.released(&node, record);
     if agent.config.gates.subscribers.hold_released_seconds > 0 {
-        let leases = record.leases.iter().map(|lease| (lease.address, lease.generation));
-        waiting.insert(version, leases.collect());
+        let ended = |generation| Ended { generation, version };
+        waiting.extend(record.leases.iter().map(|lease| (lease.address, ended(lease.generation))));
     }
 }
 
@@ -40,10 +48,10 @@ pub(crate) fn released(agent: &Agent, record: &PodRecord) {
 pub(crate) fn acknowledged(agent: &Agent) {
     let gate = &agent.config.gates.subscribers;
     let Some(known) = agent.events.known_to_all(&gate.names) else { return };
-    let heard = {
+    let heard: Vec<(IpAddr, u64)> = {
         let mut waiting = agent.holds.waiting();
-        let later = waiting.split_off(&(known + 1));
-        std::mem::replace(&mut *waiting, later)
+        let heard = waiting.extract_if(.., |_, ended| ended.version <= known);
+        heard.map(|(address, ended)| (address, ended.generation)).collect()
     };
-    agent.books().heard(heard.into_values().flatten());
+    agent.books().heard(heard);
 }

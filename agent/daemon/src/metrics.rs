@@ -251,7 +251,8 @@ async fn readyz(State(http): State<Http>) -> impl IntoResponse {
     (code, head + &reasons(&report))
 }
 
-/// Fails also when no gateway answers, to pings too where those count: for who decides whether this node takes part in a service.
+/// Fails also when no gateway answers, to pings too where those count: for who decides whether this node takes part in
+/// a service.
 async fn readyz_network(State(http): State<Http>) -> impl IntoResponse {
     let lost = http.agent.health().gateways.lost(http.agent.config.readiness.ping);
     match http.agent.ready().map_err(|error| error.message).and_then(|()| lost.map_or(Ok(()), Err)) {
