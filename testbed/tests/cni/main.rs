@@ -12,6 +12,7 @@ mod host_ports;
 mod install;
 mod lifetime;
 mod operator;
+mod podman;
 mod pods;
 mod resources;
 mod verbs;

@@ -153,7 +153,7 @@ fn pause(name: &str) -> PodSpec {
 }
 
 /// What pods may leave in the kernel of a node.
-fn footprint(turnpike: &turnpike_testbed::turnpike_node::TurnpikeNode) -> Result<String> {
+pub(super) fn footprint(turnpike: &turnpike_testbed::turnpike_node::TurnpikeNode) -> Result<String> {
     let node = turnpike.node();
     let mut text = node.links()?.join("\n");
     for command in [
