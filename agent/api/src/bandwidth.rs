@@ -110,6 +110,9 @@ pub struct BwReport {
     pub age_ms: Option<u64>,
     /// Seconds of history there are.
     pub history_s: u64,
+    /// What holds packets back at limits on this kernel, in words.
+    #[serde(default)]
+    pub held_by: String,
     /// A change that waits for its confirmation.
     pub trial: Option<BwTrial>,
     /// Interfaces with a default route.
@@ -205,9 +208,9 @@ pub struct BwDirection {
     pub bytes: u64,
     /// Packets given a CE mark.
     pub marked: u64,
-    /// Packets that were due for a mark and cannot carry one.
+    /// Packets of those dropped that went early, because they cannot carry a mark.
     pub not_capable: u64,
-    /// Packets dropped by the queue.
+    /// Packets dropped.
     pub drops: u64,
     /// How long what waits in the queue will take, in microseconds.
     pub queue_us: u64,
@@ -241,7 +244,7 @@ pub struct BwShadow {
     pub packets: u64,
     /// Packets that would have got a CE mark.
     pub marked: u64,
-    /// Packets that would have been due for a mark and cannot carry one.
+    /// Packets of those dropped that would have gone early, because they cannot carry a mark.
     pub not_capable: u64,
     /// Packets of which something would have been dropped.
     pub drops: u64,

@@ -33,6 +33,9 @@ pub struct StatusReport {
     /// Gateways of the default routes.
     #[serde(default)]
     pub gateways: Vec<GatewayStatus>,
+    /// What holds packets back at limits on this kernel, in words.
+    #[serde(default)]
+    pub limits_held_by: String,
     /// What is not as it should be, now.
     pub problems: Vec<ProblemStatus>,
     /// The latest errors of requests, newest first.

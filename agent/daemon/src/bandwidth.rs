@@ -3,7 +3,7 @@
 mod audit;
 mod metrics;
 mod plan;
-mod report;
+pub(crate) mod report;
 mod trial;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use turnpike_calc::{NodeState, PlannedBlock, Time};
 use turnpike_model::desired::{HostPort, Protocol};
 
 use crate::agent::Agent;
+use crate::bandwidth::report::held_by;
 use crate::books::{Books, PodEntry, PodState};
 use crate::clock;
 
@@ -75,6 +76,7 @@ pub(crate) fn report(agent: &Agent) -> StatusReport {
         pods,
         bgp: bgp(agent, &health, &state),
         gateways: health.gateways.report(now),
+        limits_held_by: held_by(&agent.bandwidth.seen()).to_owned(),
         problems: health.problems(now),
         last_errors: health.errors(now),
         requests: agent.metrics.totals(),

@@ -14,13 +14,14 @@ pub use seen::{HooksInForce, LbTraffic, ToaConnection, ToaOfPod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use turnpike_ebpf_loader::abi::{Addr, MarkState, PodEntry, ShadowConfig, Veth};
+use turnpike_ebpf_loader::abi::{Addr, MarkConfig, MarkState, PodEntry, Veth};
 use turnpike_ebpf_loader::{
     AttachMode, Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
 };
 use turnpike_model::desired::{DesiredState, Endpoint};
 
 use crate::links::Link;
+use crate::tc::pacer::Pacer;
 use crate::{Problem, Severity, Uplink, endpoint};
 
 const SUBJECT: &str = "ebpf";
@@ -42,6 +43,8 @@ pub(crate) struct Bpf {
     folder: PathBuf,
     cgroup: Option<PathBuf>,
     programs: Result<Programs, String>,
+    /// The kernel has fq: packets can carry their departure time.
+    pub(crate) has_fq: bool,
     /// Hooks that this process has put in force: an earlier process's programs are replaced once.
     ours: BTreeSet<(Hook, u32)>,
     toa: Option<u64>,
@@ -58,6 +61,7 @@ impl Bpf {
             programs: Err(String::new()),
             ours: BTreeSet::new(),
             toa: None,
+            has_fq: false,
             missing: Vec::new(),
         };
         bpf.load();
@@ -91,6 +95,7 @@ impl Bpf {
 
     /// Brings maps and hooks to the desired state.
     pub(crate) fn apply(&mut self, view: &View<'_>) -> Vec<Problem> {
+        let pacer = self.pacer();
         if self.programs.is_err() {
             // What was missing at the start (a bpffs mount) may have come.
             self.load();
@@ -98,7 +103,7 @@ impl Bpf {
         let Ok(programs) = &mut self.programs else {
             return self.without(view.desired);
         };
-        let mut session = Session { programs, ours: &mut self.ours, problems: Vec::new() };
+        let mut session = Session { programs, ours: &mut self.ours, pacer, problems: Vec::new() };
         let wanted = session.maps(view);
         session.hooks(&wanted, view);
         if let Err(error) = session.toa(view.desired, self.cgroup.as_deref(), &mut self.toa) {
@@ -109,16 +114,16 @@ impl Bpf {
     }
 
     /// Forgets hooks whose filter somebody took away, so that [`Self::apply`] puts them back: unlike a pinned link, a
-    /// filter is anybody's to delete. `is_there` looks for ours on a link, at its ingress or egress. Answers where
+    /// filter is anybody's to delete. `is_there` looks for ours on a link. Answers where
     /// they are missing.
-    pub(crate) fn look(&mut self, mut is_there: impl FnMut(u32, bool) -> bool) -> Vec<(Hook, u32)> {
+    pub(crate) fn look(&mut self, mut is_there: impl FnMut(u32, Hook) -> bool) -> Vec<(Hook, u32)> {
         let recorded = self.programs.as_ref().ok().and_then(|programs| programs.attachments().ok());
         let filters = recorded.into_iter().flatten().filter_map(|attachment| match attachment {
             Attachment::Link { hook, ifindex, mode: AttachMode::Clsact } => Some((hook, ifindex)),
             _ => None,
         });
         let missing: Vec<_> = filters
-            .filter(|(hook, link)| self.ours.contains(&(*hook, *link)) && !is_there(*link, hook.is_ingress()))
+            .filter(|(hook, link)| self.ours.contains(&(*hook, *link)) && !is_there(*link, *hook))
             .collect();
         for hook in &missing {
             self.ours.remove(hook);
@@ -128,18 +133,26 @@ impl Bpf {
 
     /// Puts one pod's entries and hooks in force, and nothing else.
     pub(crate) fn attach(&mut self, endpoint: &Endpoint, veth: &Link, ifbs: &Ifbs) -> Vec<Problem> {
+        let pacer = self.pacer();
         let Ok(programs) = &mut self.programs else {
             return vec![self.anti_spoof_problem()];
         };
-        let mut session = Session { programs, ours: &mut self.ours, problems: Vec::new() };
+        let mut session = Session { programs, ours: &mut self.ours, pacer, problems: Vec::new() };
         if let Err(error) = session.pod(endpoint, veth, ifbs) {
             session.problem(Severity::Failed, &endpoint.host_link, &error);
         }
         let mut hooks = vec![(Hook::FromPod, veth)];
-        if endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some() {
+        let at_limits = if pacer == Pacer::Htb { Hook::Queue } else { Hook::Mark };
+        if endpoint.limits.to_workload.is_some() && ifbs.to_pod.is_none() {
+            hooks.push((at_limits, veth));
+        }
+        if entries::is_marked(endpoint) {
             hooks.push((Hook::Mark, veth));
         }
-        hooks.extend(ifbs.iter().map(|ifb| (Hook::Mark, ifb)));
+        if endpoint.shadow.to_workload.is_some() {
+            hooks.extend(ifbs.to_pod.iter().map(|ifb| (Hook::Mark, ifb)));
+        }
+        hooks.extend(ifbs.iter().map(|ifb| (at_limits, ifb)));
         for (hook, link) in hooks {
             session.attach(hook, link);
         }
@@ -185,7 +198,7 @@ impl Bpf {
             results.push(programs.maps().clear_mark(*link));
             results.push(forget_exempt(programs, *link));
             results.push(programs.maps().clear_shadow(*link));
-            results.push(programs.maps().clear_shadow(ShadowConfig::from_pod_key(*link)));
+            results.push(programs.maps().clear_shadow(MarkConfig::shadow_from_pod_key(*link)));
             for hook in Hook::ALL {
                 results.push(programs.detach(hook, *link));
                 self.ours.remove(&(hook, *link));
@@ -217,15 +230,29 @@ impl Bpf {
         missing(Hook::Classify).or_else(|| missing(Hook::FromPod)).map_or(Ok(()), Err)
     }
 
-    /// The marker's counters on a link: packets marked, and packets due that cannot carry a mark.
-    pub(crate) fn marks(&self, link: u32) -> Option<(u64, u64)> {
-        let state = self.programs.as_ref().ok()?.maps().mark_stats(link).ok()??;
-        Some((state.marked, state.not_capable))
+    /// What holds packets back at limits: without our program there is nobody to tell flows apart.
+    pub(crate) fn pacer(&self) -> Pacer {
+        let marks = |programs: &Programs| {
+            [Hook::Mark, Hook::Queue]
+                .into_iter()
+                .all(|hook| !programs.unavailable().contains_key(hook.program()))
+        };
+        match &self.programs {
+            Ok(programs) if marks(programs) && self.has_fq => Pacer::Fq,
+            Ok(programs) if marks(programs) => Pacer::Htb,
+            _ => Pacer::Tbf,
+        }
+    }
+
+    /// The limiter's law and counters on a link.
+    pub(crate) fn limiter(&self, link: u32) -> Option<(MarkConfig, MarkState)> {
+        let maps = self.programs.as_ref().ok()?.maps();
+        Some((maps.mark_config.get(&link).ok()??, maps.mark_stats(link).ok()??))
     }
 
     /// What a shadow limit has counted: of what a pod sends on its host veth, of what it receives where that is queued.
     pub(crate) fn shadow(&self, link: u32, from_pod: bool) -> Option<MarkState> {
-        let key = if from_pod { ShadowConfig::from_pod_key(link) } else { link };
+        let key = if from_pod { MarkConfig::shadow_from_pod_key(link) } else { link };
         self.programs.as_ref().ok()?.maps().shadow_stats(key).ok()?
     }
 
@@ -300,6 +327,7 @@ struct Wanted<'a> {
 struct Session<'a> {
     programs: &'a mut Programs,
     ours: &'a mut BTreeSet<(Hook, u32)>,
+    pacer: Pacer,
     problems: Vec<Problem>,
 }
 
@@ -328,15 +356,18 @@ impl Session<'_> {
                 to_pod_ifb: to_pod.map(|ifb| ifb.index),
             };
             pods.extend(entries::pods(endpoint, link));
-            veths.insert(link.index, entries::veth(endpoint));
+            veths.insert(link.index, entries::veth(endpoint, indices.ifb));
             hooks.insert((Hook::FromPod, link.index), link.name.as_str());
-            for (index, mark) in entries::marks(endpoint, indices) {
+            for (index, mark) in entries::marks(endpoint, indices, self.pacer) {
                 let name = ifbs.clone().find(|ifb| ifb.index == index).unwrap_or(link).name.as_str();
-                hooks.insert((Hook::Mark, index), name);
+                let hook = if self.pacer == Pacer::Htb { Hook::Queue } else { Hook::Mark };
+                hooks.insert((hook, index), name);
                 marks.insert(index, mark);
             }
-            // It counts for a shadow, and tells what is exempt.
-            if endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some() {
+            if let Some(ifb) = to_pod.filter(|_| endpoint.shadow.to_workload.is_some()) {
+                hooks.insert((Hook::Mark, ifb.index), ifb.name.as_str());
+            }
+            if entries::is_marked(endpoint) {
                 hooks.insert((Hook::Mark, link.index), link.name.as_str());
             }
             shadows.extend(entries::shadows(endpoint, indices));
@@ -441,12 +472,12 @@ impl Session<'_> {
         for (key, one) in entries::exempt(endpoint, veth.index) {
             maps.exempt.insert(&key, &one)?;
         }
-        maps.veths.insert(&veth.index, &entries::veth(endpoint))?;
+        maps.veths.insert(&veth.index, &entries::veth(endpoint, indices.ifb))?;
         for (address, entry) in entries::pods(endpoint, veth) {
             maps.toa_pods.begin(&address)?;
             maps.pods.insert(&address, &entry)?;
         }
-        for (index, mark) in entries::marks(endpoint, indices) {
+        for (index, mark) in entries::marks(endpoint, indices, self.pacer) {
             maps.set_mark(index, &mark)?;
         }
         for (key, shadow) in entries::shadows(endpoint, indices) {

@@ -35,8 +35,9 @@ const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INFO_KIND: u16 = 1;
 const LINK_HEADER: usize = 16;
 const RTM_NEWLINK: u16 = 16;
-/// Transmit queue length of an ifb, in packets; its default of 32 is short where others look at it.
-const IFB_QUEUE_PACKETS: u32 = 1000;
+/// Transmit queue length of our links, in packets: HTB's queues take it for their own, and what is let in is not theirs to
+/// drop.
+const QUEUE_PACKETS: u32 = 10_000;
 
 /// One interface as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +143,7 @@ pub(crate) fn create_veth(veth: &Veth<'_>) -> Request {
         LinkAttribute::IfName(veth.host_name.to_owned()),
         LinkAttribute::Address(veth.host_mac.to_vec()),
         LinkAttribute::Mtu(veth.mtu),
+        LinkAttribute::TxQueueLen(QUEUE_PACKETS),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -156,7 +158,7 @@ pub(crate) fn create_ifb(name: &str, mtu: u32) -> Request {
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Mtu(mtu),
-        LinkAttribute::TxQueueLen(IFB_QUEUE_PACKETS),
+        LinkAttribute::TxQueueLen(QUEUE_PACKETS),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]),
     ];
     Request::route(&RouteNetlinkMessage::NewLink(message), netlink::CREATE | netlink::EXCL)

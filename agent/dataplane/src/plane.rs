@@ -23,6 +23,7 @@ use crate::links::{self, Holder};
 use crate::netlink::Netlink;
 use crate::nft::Nftables;
 use crate::routes::HostRoutes;
+use crate::tc::pacer::{self, Pacer};
 use crate::tc::uplink::Memory;
 use crate::{
     AttachReport, DataplaneConfig, DataplaneError, Finding, HooksInForce, LbTraffic, LimitsInForce,
@@ -67,15 +68,17 @@ impl Dataplane {
             Netlink::open(family)
                 .map_err(|source| DataplaneError::Netlink { what: format!("open a {what} socket"), source })
         };
-        let netlink = open(libc::NETLINK_ROUTE, "route")?;
+        let mut netlink = open(libc::NETLINK_ROUTE, "route")?;
         let conntrack = open(libc::NETLINK_NETFILTER, "conntrack")?;
         host::enable_forwarding()?;
+        let mut bpf = Bpf::open(&config.bpffs, config.cgroup_root.as_deref());
+        bpf.has_fq = pacer::has_fq(&mut netlink);
         Ok(Self {
             netlink,
             conntrack,
             routes: HostRoutes::open(&config)?,
             nft: Nftables::open(&config.nft_table)?,
-            bpf: Bpf::open(&config.bpffs, config.cgroup_root.as_deref()),
+            bpf,
             desired: None,
             early: Vec::new(),
             uplinks: Vec::new(),
@@ -85,6 +88,12 @@ impl Dataplane {
             memory: Memory(config.state.clone()),
             config,
         })
+    }
+
+    /// What holds packets back at limits on this kernel.
+    #[must_use]
+    pub fn pacer(&self) -> Pacer {
+        self.bpf.pacer()
     }
 
     /// Uplinks and the MTU of new pod links, read now.

@@ -92,6 +92,8 @@ pub struct Veth {
     pub pod_mac: [u8; 6],
     /// Minor number of the pod's class in the node tree; 0 is none.
     pub class: u16,
+    /// Index of the ifb where what the pod sends is queued when it has to wait; 0 is none.
+    pub queue: u32,
 }
 
 impl Veth {

@@ -23,10 +23,10 @@ pub use addr::{Addr, ExemptKey, LpmKey};
 pub use bypass::{LbSource, PodEntry, PortKey, Uplink, Veth};
 pub use counter::Counter;
 pub use lb::{LbPath, LbStats, Tally};
-pub use mark::{MarkConfig, MarkState, ShadowConfig};
+pub use mark::{FlowTable, MarkConfig, MarkState};
 pub use plain::Plain;
 pub use toa::{ToaConfig, ToaEvent, ToaFormat, ToaOutcome, ToaSock, ToaTally};
 
 /// Version of every layout in this crate. Maps are pinned in a folder of this number, so that programs of two
 /// versions never share a map whose layout they see differently.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

@@ -6,7 +6,9 @@
 pub const PROG_UPLINK: &str = "uplink";
 /// tc ingress on a host veth: anti-spoofing, then the reverse of `uplink`.
 pub const PROG_FROM_POD: &str = "from_pod";
-/// tc egress on a limited link: virtual clock and CE marks.
+/// Classifier of the HTB of a limited link: virtual clock, queues by flow, CE marks and early drops.
+pub const PROG_QUEUE: &str = "queue";
+/// tc egress on a limited link: the same where fq is behind it; limits in shadow, exempt ranges.
 pub const PROG_MARK: &str = "mark";
 /// tc egress on an uplink with a node tree: the pod's class as the packet's priority.
 pub const PROG_CLASSIFY: &str = "classify";
@@ -18,8 +20,16 @@ pub const PROG_TOA_PEER4: &str = "toa_getpeername4";
 pub const PROG_TOA_PEER6: &str = "toa_getpeername6";
 
 /// Every program.
-pub const PROGRAMS: [&str; 7] =
-    [PROG_UPLINK, PROG_FROM_POD, PROG_MARK, PROG_CLASSIFY, PROG_TOA_SOCKOPS, PROG_TOA_PEER4, PROG_TOA_PEER6];
+pub const PROGRAMS: [&str; 8] = [
+    PROG_UPLINK,
+    PROG_FROM_POD,
+    PROG_QUEUE,
+    PROG_MARK,
+    PROG_CLASSIFY,
+    PROG_TOA_SOCKOPS,
+    PROG_TOA_PEER4,
+    PROG_TOA_PEER6,
+];
 
 /// LPM trie: [`crate::LpmKey`] → [`crate::LbSource`].
 pub const MAP_LB_SOURCES: &str = "TPK_LB_SOURCES";
@@ -37,9 +47,11 @@ pub const MAP_POD_FLOWS: &str = "TPK_POD_FLOWS";
 pub const MAP_MARK_CONF: &str = "TPK_MARK_CONF";
 /// Hash: ifindex → [`crate::MarkState`].
 pub const MAP_MARK_STATE: &str = "TPK_MARK_STATE";
+/// Hash: ifindex → [`crate::FlowTable`].
+pub const MAP_MARK_FLOWS: &str = "TPK_MARK_FLOWS";
 /// Array of one: `u32`, 1 while there is any shadow limit, so that packets of the others pay next to nothing.
 pub const MAP_SHADOW_ON: &str = "TPK_SHADOW_ON";
-/// Hash: ifindex or [`crate::ShadowConfig::from_pod_key`] → [`crate::ShadowConfig`].
+/// Hash: ifindex or [`crate::MarkConfig::shadow_from_pod_key`] → [`crate::MarkConfig`].
 pub const MAP_SHADOW_CONF: &str = "TPK_SHADOW_CONF";
 /// Hash: the same key → [`crate::MarkState`].
 pub const MAP_SHADOW_STATE: &str = "TPK_SHADOW_STAT";
@@ -59,7 +71,7 @@ pub const MAP_LB_STATS: &str = "TPK_LB_STATS";
 pub const MAP_COUNTERS: &str = "TPK_COUNTERS";
 
 /// Every map.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 19] = [
     MAP_LB_SOURCES,
     MAP_LB_PORTS,
     MAP_PODS,
@@ -68,6 +80,7 @@ pub const MAPS: [&str; 18] = [
     MAP_POD_FLOWS,
     MAP_MARK_CONF,
     MAP_MARK_STATE,
+    MAP_MARK_FLOWS,
     MAP_SHADOW_ON,
     MAP_SHADOW_CONF,
     MAP_SHADOW_STATE,

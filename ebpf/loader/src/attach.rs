@@ -10,6 +10,7 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{CgroupAttachMode, Link, LinkOrder, Program, TcAttachType, TcError};
 use nix::net::if_::{if_indextoname, if_nametoindex};
+use turnpike_ebpf_abi::mark::FLOW_HTB;
 use turnpike_ebpf_abi::names;
 
 use crate::error::Error;
@@ -32,7 +33,9 @@ pub enum Hook {
     Uplink,
     /// Ingress of a host veth: anti-spoofing, and the bypass from pods.
     FromPod,
-    /// Egress of a limited link (host veth or ifb): CE marks.
+    /// The HTB with the flows' queues on a limited link (host veth or ifb): it has to be there.
+    Queue,
+    /// Egress of such a link: limits where fq is behind it, limits in shadow, exempt ranges.
     Mark,
     /// Egress of an uplink with a node tree: the pods' classes.
     Classify,
@@ -40,7 +43,7 @@ pub enum Hook {
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Self; 4] = [Self::Uplink, Self::FromPod, Self::Mark, Self::Classify];
+    pub const ALL: [Self; 5] = [Self::Uplink, Self::FromPod, Self::Queue, Self::Mark, Self::Classify];
 
     /// The program of this hook.
     #[must_use]
@@ -48,35 +51,42 @@ impl Hook {
         match self {
             Self::Uplink => names::PROG_UPLINK,
             Self::FromPod => names::PROG_FROM_POD,
+            Self::Queue => names::PROG_QUEUE,
             Self::Mark => names::PROG_MARK,
             Self::Classify => names::PROG_CLASSIFY,
         }
     }
 
-    /// True where it sees what arrives on its link.
-    #[must_use]
-    pub const fn is_ingress(self) -> bool {
-        matches!(self, Self::Uplink | Self::FromPod)
+    const fn direction(self) -> TcAttachType {
+        match self {
+            Self::Uplink | Self::FromPod => TcAttachType::Ingress,
+            Self::Queue => TcAttachType::Custom(FLOW_HTB),
+            Self::Mark | Self::Classify => TcAttachType::Egress,
+        }
     }
 
-    const fn direction(self) -> TcAttachType {
-        if self.is_ingress() { TcAttachType::Ingress } else { TcAttachType::Egress }
+    /// The class that a classifier's answer is completed by: the qdisc itself, of which the program names a class.
+    const fn class(self) -> Option<TcHandle> {
+        match self {
+            Self::Queue => Some(TcHandle::new((FLOW_HTB >> 16) as u16, 0)),
+            _ => None,
+        }
     }
 
     /// True where the hook sits on links that only we use: pods' host veths and ifbs.
     const fn is_on_own_link(self) -> bool {
-        matches!(self, Self::FromPod | Self::Mark)
+        matches!(self, Self::FromPod | Self::Queue | Self::Mark)
     }
 
     fn order(self) -> LinkOrder {
         match self {
             Self::FromPod => LinkOrder::first(),
-            Self::Uplink | Self::Mark | Self::Classify => LinkOrder::last(),
+            Self::Uplink | Self::Queue | Self::Mark | Self::Classify => LinkOrder::last(),
         }
     }
 }
 
-/// How tc programs are attached.
+/// How tc programs are attached. The classifier of a qdisc is a filter of it whatever is said here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum AttachMode {
     /// On uplinks TCX where the kernel has it (6.6), else clsact; on links of our own clsact: attaching and removing
@@ -150,6 +160,9 @@ impl Programs {
     /// When there is no such link, the kernel refused the program, or attaching or pinning fails.
     pub fn attach(&mut self, hook: Hook, link: &str) -> Result<Attachment, Error> {
         let ifindex = if_nametoindex(link).map_err(|_| Error::NoInterface { name: link.to_owned() })?;
+        if hook == Hook::Queue {
+            return self.attach_clsact(hook, link, ifindex);
+        }
         if self.mode == AttachMode::Auto && hook.is_on_own_link() {
             // What an earlier release attached by TCX stays so until the link goes.
             return match self.adopt_tcx(hook, ifindex)? {
@@ -281,17 +294,25 @@ impl Programs {
             return Err(wrong_type(name));
         };
         let replaced = pin.exists().then(|| {
-            SchedClassifierLink::attached(link, hook.direction(), CLSACT_PRIORITY, CLSACT_HANDLE, None)
-                .map_err(aya::programs::ProgramError::IOError)
-                .and_then(|old| classifier.attach_to_link(old))
+            SchedClassifierLink::attached(
+                link,
+                hook.direction(),
+                CLSACT_PRIORITY,
+                CLSACT_HANDLE,
+                hook.class(),
+            )
+            .map_err(aya::programs::ProgramError::IOError)
+            .and_then(|old| classifier.attach_to_link(old))
         });
         let attached = match replaced {
             Some(Ok(id)) => Ok(id),
             // No record, or somebody removed the filter behind our back.
             Some(Err(_)) | None => {
-                add_clsact(link)?;
+                if hook != Hook::Queue {
+                    add_clsact(link)?;
+                }
                 let options =
-                    NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
+                    NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: hook.class() };
                 classifier.attach_with_options(link, hook.direction(), TcAttachOptions::Netlink(options))
             }
         };
@@ -395,8 +416,9 @@ fn remove_filter(hook: Hook, ifindex: u32) -> Result<(), Error> {
         return Ok(());
     };
     let link = link.to_string_lossy().into_owned();
-    let filter = SchedClassifierLink::attached(&link, hook.direction(), CLSACT_PRIORITY, CLSACT_HANDLE, None)
-        .map_err(|error| Error::system(format!("find the filter on {link}"), error))?;
+    let filter =
+        SchedClassifierLink::attached(&link, hook.direction(), CLSACT_PRIORITY, CLSACT_HANDLE, hook.class())
+            .map_err(|error| Error::system(format!("find the filter on {link}"), error))?;
     if let Err(error) = filter.detach() {
         tracing::warn!(link, %error, "a filter was not there any more");
     }

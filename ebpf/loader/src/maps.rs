@@ -6,8 +6,8 @@ use std::path::Path;
 use aya::maps::{MapData, PerCpuArray};
 use turnpike_ebpf_abi::bypass::FlowKey;
 use turnpike_ebpf_abi::{
-    Addr, Counter, ExemptKey, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey,
-    ShadowConfig, ToaConfig, ToaEvent, ToaTally, Uplink, Veth, names,
+    Addr, Counter, ExemptKey, FlowTable, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey,
+    ToaConfig, ToaEvent, ToaTally, Uplink, Veth, names,
 };
 
 use crate::error::Error;
@@ -37,8 +37,9 @@ pub struct Maps {
     pub mark_config: Table<u32, MarkConfig>,
     /// Virtual queues by ifindex; only the programs change entries.
     pub mark_state: Table<u32, MarkState>,
-    /// Shadow limits by ifindex or [`ShadowConfig::from_pod_key`]; use [`Maps::set_shadow`].
-    pub shadow_config: Table<u32, ShadowConfig>,
+    mark_flows: Table<u32, FlowTable>,
+    /// Shadow limits by ifindex or [`MarkConfig::shadow_from_pod_key`]; use [`Maps::set_shadow`].
+    pub shadow_config: Table<u32, MarkConfig>,
     /// Ranges whose traffic a pod's limits do not count; the value is 1.
     pub exempt: Table<ExemptKey, u8>,
     shadow_state: Table<u32, MarkState>,
@@ -77,6 +78,7 @@ impl Maps {
             toa_config: Table::open(&folder.join(names::MAP_TOA_CONF))?,
             mark_config: Table::open(&folder.join(names::MAP_MARK_CONF))?,
             mark_state: Table::open(&folder.join(names::MAP_MARK_STATE))?,
+            mark_flows: Table::open(&folder.join(names::MAP_MARK_FLOWS))?,
             shadow_config: Table::open(&folder.join(names::MAP_SHADOW_CONF))?,
             shadow_state: Table::open(&folder.join(names::MAP_SHADOW_STATE))?,
             shadow_on: Table::open(&folder.join(names::MAP_SHADOW_ON))?,
@@ -94,6 +96,7 @@ impl Maps {
     /// When a map cannot be written.
     pub fn set_mark(&self, ifindex: u32, config: &MarkConfig) -> Result<(), Error> {
         self.mark_state.insert_new(&ifindex, &MarkState::default())?;
+        self.mark_flows.insert_new(&ifindex, &FlowTable::default())?;
         if self.mark_config.get(&ifindex)? == Some(*config) {
             return Ok(());
         }
@@ -107,6 +110,7 @@ impl Maps {
     pub fn clear_mark(&self, ifindex: u32) -> Result<bool, Error> {
         let had = self.mark_config.remove(&ifindex)?;
         self.mark_state.remove(&ifindex)?;
+        self.mark_flows.remove(&ifindex)?;
         Ok(had)
     }
 
@@ -118,11 +122,19 @@ impl Maps {
         self.mark_state.get(&ifindex)
     }
 
+    /// The flows that a link's limit tells apart.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn mark_flows(&self, ifindex: u32) -> Result<Option<FlowTable>, Error> {
+        self.mark_flows.get(&ifindex)
+    }
+
     /// Holds a limit against the traffic of a link and direction (or changes it, keeping the counters).
     ///
     /// # Errors
     /// When a map cannot be written.
-    pub fn set_shadow(&self, key: u32, config: &ShadowConfig) -> Result<(), Error> {
+    pub fn set_shadow(&self, key: u32, config: &MarkConfig) -> Result<(), Error> {
         self.shadow_state.insert_new(&key, &MarkState::default())?;
         if self.shadow_config.get(&key)? != Some(*config) {
             self.shadow_config.insert(&key, config)?;
@@ -144,7 +156,7 @@ impl Maps {
     ///
     /// # Errors
     /// When a map cannot be read or written.
-    pub fn keep_shadows(&self, wanted: &BTreeMap<u32, ShadowConfig>) -> Result<(), Error> {
+    pub fn keep_shadows(&self, wanted: &BTreeMap<u32, MarkConfig>) -> Result<(), Error> {
         for stale in self.shadow_config.entries()?.keys().filter(|key| !wanted.contains_key(key)) {
             self.clear_shadow(*stale)?;
         }

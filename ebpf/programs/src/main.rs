@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 
-//! The eBPF programs: load-balancer bypass, anti-spoofing, CE marking, TOA.
+//! The eBPF programs: load-balancer bypass, anti-spoofing, limits, TOA.
 //!
 //! Owner: `ebpf/`. Each entry point here ends in one exhaustive match from outcome to verdict; everything else is in
 //! the modules. tc programs answer `TC_ACT_UNSPEC` for "go on", so that other TCX programs and tc filters still run.
@@ -10,8 +10,10 @@
 
 mod bypass;
 mod class;
+mod codel;
 mod count;
 mod exempt;
+mod flows;
 mod mark;
 mod packet;
 mod shadow;
@@ -20,6 +22,7 @@ mod toa;
 
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, sock_ops};
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext, TcContext};
+use turnpike_ebpf_abi::MarkConfig;
 
 /// Let the packet go on through the stack.
 const PASS: i32 = -1;
@@ -62,7 +65,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     if !exempt {
         shadow::from_pod(&ctx, veth);
     }
-    let pass = if exempt { END } else { PASS };
+    let pass = if exempt || mark::at_once(&ctx, veth.queue) { END } else { PASS };
     match bypass::from_pod(&ctx, veth) {
         bypass::Outcome::NotOurs => pass,
         bypass::Outcome::Stack(counter, reason) => {
@@ -78,20 +81,31 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     }
 }
 
-/// tc egress on a limited link: the virtual queue, and that of a limit in shadow. On the host veth of a pod with exempt
-/// ranges, whose limit is at an ifb, it tells what goes there. Never drops.
+/// Classifier of the HTB on a limited link: the virtual queue, and the real one that the packet is for.
 #[classifier]
-pub fn mark(ctx: TcContext) -> i32 {
-    match mark::mark(&ctx) {
-        mark::Outcome::Unlimited if exempt::to_pod(&ctx) => END,
-        mark::Outcome::Unlimited
-        | mark::Outcome::Below
-        | mark::Outcome::NotCapable
-        | mark::Outcome::Marked => {
-            shadow::to_pod(&ctx);
-            PASS
+pub fn queue(ctx: TcContext) -> i32 {
+    match mark::limit(&ctx, 0) {
+        mark::Outcome::Dropped => DROP,
+        mark::Outcome::Unlimited => END,
+        mark::Outcome::Passed { class, .. } => {
+            mark::choose(&ctx, class);
+            END
         }
     }
+}
+
+/// tc egress on a limited link: the virtual queue where fq is behind it, and that of a limit in shadow. On the host veth
+/// of a pod with exempt ranges, whose limit is at an ifb, it tells what goes there.
+#[classifier]
+pub fn mark(ctx: TcContext) -> i32 {
+    match mark::limit(&ctx, MarkConfig::PACED) {
+        mark::Outcome::Unlimited if exempt::to_pod(&ctx) => return END,
+        mark::Outcome::Unlimited => {}
+        mark::Outcome::Dropped => return DROP,
+        mark::Outcome::Passed { departure, .. } => mark::depart(&ctx, departure),
+    }
+    shadow::to_pod(&ctx);
+    PASS
 }
 
 /// tc egress on an uplink with a node tree: the class that `from_pod` noted becomes HTB's. Never drops.

@@ -2,8 +2,9 @@
 
 //! Limits in shadow: what a limit would have marked and dropped is counted, and the packet goes on untouched.
 //!
-//! The same virtual clock as the marker's, in front of no queue: what the limit's bucket and queue hold together ends
-//! it, and what comes then would have been dropped. A GSO packet counts as one, as with marks.
+//! The same virtual clock as the limiter's, in front of no queue: what the limit's bucket and queue hold together ends
+//! it, and what comes then would have been dropped. A GSO packet counts as one, as with marks. All flows are one here,
+//! and those without ECN are held to the law of the others.
 //!
 //! Left out: that senders would have slowed down. Who is over the limit is over it for as long as he sends.
 
@@ -12,23 +13,18 @@ use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::TcContext;
-use turnpike_ebpf_abi::{MarkState, ShadowConfig, Veth, names};
+use turnpike_ebpf_abi::{MarkConfig, MarkState, Veth, names};
 
-use crate::mark;
-use crate::packet::{ETH_P_IPV6, skb};
+use crate::packet::skb;
+use crate::{codel, mark};
 
 #[map(name = "TPK_SHADOW_ON")]
 static ON: Array<u32> = Array::with_max_entries(1, 0);
 #[map(name = "TPK_SHADOW_CONF")]
-static CONFIGS: HashMap<u32, ShadowConfig> = HashMap::with_max_entries(names::MAX_LINKS, 0);
+static CONFIGS: HashMap<u32, MarkConfig> = HashMap::with_max_entries(names::MAX_LINKS, 0);
 /// A BTF map: the kernel finds the lock by its type.
 #[btf_map(name = "TPK_SHADOW_STAT")]
 static STATES: BtfHashMap<u32, MarkState, { names::MAX_LINKS as usize }> = BtfHashMap::new();
-
-/// Ethernet, IPv4 and TCP with timestamps: what each further segment of a GSO packet carries on the wire.
-const HEADERS4: u32 = 14 + 20 + 32;
-/// The same with IPv6.
-const HEADERS6: u32 = 14 + 40 + 32;
 
 /// Counts a packet towards a pod, on the host veth.
 #[inline(always)]
@@ -44,7 +40,7 @@ pub fn to_pod(ctx: &TcContext) {
 pub fn from_pod(ctx: &TcContext, veth: &Veth) {
     if veth.flags & Veth::SHADOW != 0 {
         // SAFETY: as above.
-        count(ctx, ShadowConfig::from_pod_key(unsafe { (*skb(ctx)).ifindex }));
+        count(ctx, MarkConfig::shadow_from_pod_key(unsafe { (*skb(ctx)).ifindex }));
     }
 }
 
@@ -57,7 +53,7 @@ fn count(ctx: &TcContext, key: u32) {
     let Some(state) = STATES.get_ptr_mut(key) else {
         return;
     };
-    let (bytes, capable) = (u64::from(wire_len(ctx)), mark::capable(ctx));
+    let (bytes, capable) = (u64::from(mark::wire_len(ctx)), mark::capable(ctx));
     // SAFETY: a plain helper call.
     let now = unsafe { helpers::bpf_ktime_get_ns() };
     // SAFETY: a value of our own map, valid for the whole program; its lock, which nothing else touches, guards it.
@@ -69,26 +65,13 @@ fn count(ctx: &TcContext, key: u32) {
     }
 }
 
-/// Bytes on the wire. At egress the kernel says; at ingress a GSO packet's headers count once, and are added.
-#[inline(always)]
-fn wire_len(ctx: &TcContext) -> u32 {
-    // SAFETY: the kernel's context is valid for the whole program.
-    let (len, wire_len, segments, protocol) =
-        unsafe { ((*skb(ctx)).len, (*skb(ctx)).wire_len, (*skb(ctx)).gso_segs, (*skb(ctx)).protocol) };
-    if wire_len > len {
-        return wire_len;
-    }
-    let headers = if protocol == ETH_P_IPV6 { HEADERS6 } else { HEADERS4 };
-    len + segments.saturating_sub(1) * headers
-}
-
 /// Moves the virtual clock as far as the queue would have taken the packet. Runs under the lock: no calls.
 #[inline(always)]
-fn advance(state: &mut MarkState, config: &ShadowConfig, now: u64, bytes: u64, capable: bool) {
-    let cost = bytes.wrapping_mul(config.law.ns_per_byte_q20) >> 20;
+fn advance(state: &mut MarkState, config: &MarkConfig, now: u64, bytes: u64, capable: bool) {
+    let cost = bytes.wrapping_mul(config.ns_per_byte_q20) >> 20;
     let delay = state.clock_ns.saturating_sub(now);
     let start = if state.clock_ns > now { state.clock_ns } else { now };
-    let (clock, full) = (start + cost, now + config.drop_ns);
+    let (clock, full) = (start + cost, now + config.bucket_ns + config.hold_ns);
     if clock > full && delay > 0 {
         state.dropped = state.dropped.wrapping_add(1);
         state.clock_ns = if start > full { start } else { full };
@@ -97,11 +80,12 @@ fn advance(state: &mut MarkState, config: &ShadowConfig, now: u64, bytes: u64, c
     }
     state.packets += 1;
     state.bytes += bytes;
-    state.capable += u64::from(capable);
     if delay > state.max_delay_ns {
         state.max_delay_ns = delay;
     }
-    match (mark::due(state, &config.law, now, delay), capable) {
+    let wait = delay.saturating_sub(config.bucket_ns);
+    let due = codel::due(&mut state.codel, config.target_ns, config.interval_ns, now, wait);
+    match (due || wait >= config.ceiling_ns, capable) {
         (true, true) => state.marked += 1,
         (true, false) => state.not_capable += 1,
         (false, _) => {}

@@ -48,6 +48,7 @@ pub(super) fn report() -> BwReport {
         node: "n1".into(),
         age_ms: Some(420),
         history_s: 65,
+        held_by: "TBF".into(),
         trial: None,
         uplinks: vec![BwUplink {
             name: "eth0".into(),
@@ -86,10 +87,10 @@ to the pod (ingress)
   burst       20ms = 250kB at once, annotation turnpike.io/ingress-burst
   rate        95.6Mbit/s over 1 s, 9.56Mbit/s over 10 s
   share       95.6% of the limit
-  packets     17 marked (CE), 2 due but without ECN, 3 dropped
+  packets     17 marked (CE), 3 dropped, 2 of them early for want of ECN
   queue       1.25ms
   shadow      20Mbit/s = 2.50MB/s, by NodeBandwidth/try spec.limits, not in force
-    would     of 1000 packets: 40 marked (CE), 5 due but without ECN, 6 dropped
+    would     of 1000 packets: 40 marked (CE), 6 dropped, 5 of them early for want of ECN
 
 from the pod (egress)
   limit       none
@@ -103,14 +104,15 @@ fn top_lists_the_busiest_first() {
     let text = text::top(&report());
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "node n1: 2 pods, counters read 420 ms ago, history 1m05s");
-    assert_eq!(lines[1], "uplink eth0: speed 1G  out 1.00M / 999  in - / -  free 999M");
+    assert_eq!(lines[1], "limits held by TBF");
+    assert_eq!(lines[2], "uplink eth0: speed 1G  out 1.00M / 999  in - / -  free 999M");
     assert_eq!(
-        lines[2],
-        "shadow shop/web, to the pod: 20M by NodeBandwidth/try spec.limits would have 40 marked (CE), 5 due but \
-         without ECN, 6 dropped"
+        lines[3],
+        "shadow shop/web, to the pod: 20M by NodeBandwidth/try spec.limits would have 40 marked (CE), 6 dropped, \
+         5 of them early for want of ECN"
     );
-    assert!(lines[5].starts_with("  shop/web  100M"), "{text}");
-    assert!(lines[6].starts_with("  shop/db   -"), "{text}");
+    assert!(lines[6].starts_with("  shop/web  100M"), "{text}");
+    assert!(lines[7].starts_with("  shop/db   -"), "{text}");
 }
 
 #[test]

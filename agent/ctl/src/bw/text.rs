@@ -75,11 +75,7 @@ fn lines(direction: &BwDirection) -> Vec<(&'static str, String)> {
     lines.push(("rate", format!("{}bit/s over 1 s, {}bit/s over 10 s", short(last_1s), short(last_10s))));
     if direction.limit.is_some() {
         lines.push(("share", format!("{} of the limit", share(direction))));
-        let packets = format!(
-            "{} marked (CE), {} due but without ECN, {} dropped",
-            direction.marked, direction.not_capable, direction.drops
-        );
-        lines.push(("packets", packets));
+        lines.push(("packets", packets(direction.marked, direction.drops, direction.not_capable)));
         lines.push(("queue", queue(direction)));
     }
     if let Some(shadow) = &direction.shadow {
@@ -94,10 +90,11 @@ fn lines(direction: &BwDirection) -> Vec<(&'static str, String)> {
 }
 
 fn would(shadow: &BwShadow) -> String {
-    format!(
-        "{} marked (CE), {} due but without ECN, {} dropped",
-        shadow.marked, shadow.not_capable, shadow.drops
-    )
+    packets(shadow.marked, shadow.drops, shadow.not_capable)
+}
+
+fn packets(marked: u64, dropped: u64, early: u64) -> String {
+    format!("{marked} marked (CE), {dropped} dropped, {early} of them early for want of ECN")
 }
 
 /// Limits in shadow, the hardest first.
@@ -110,7 +107,7 @@ fn shadows(report: &BwReport) -> Vec<String> {
             .collect::<Vec<_>>()
     };
     let mut all: Vec<(String, &str, BwShadow)> = report.pods.iter().flat_map(both).collect();
-    all.sort_by_key(|(_, _, shadow)| std::cmp::Reverse((shadow.drops, shadow.marked + shadow.not_capable)));
+    all.sort_by_key(|(_, _, shadow)| std::cmp::Reverse((shadow.drops, shadow.marked)));
     let rest = all.len().saturating_sub(SHADOWS);
     let line = |(who, way, shadow): &(String, &str, BwShadow)| {
         let (limit, would, by) = (rate(Some(shadow.limit)), would(shadow), &shadow.decided_by);
@@ -186,6 +183,9 @@ pub(super) fn head(report: &BwReport) -> Vec<String> {
     let history = duration(report.history_s);
     let mut lines =
         vec![format!("node {}: {} pods, counters {age}, history {history}", report.node, report.pods.len())];
+    if !report.held_by.is_empty() {
+        lines.push(format!("limits held by {}", report.held_by));
+    }
     if let Some(trial) = &report.trial {
         let (resource, left, who) = (&trial.resource, trial.left_s, &trial.who);
         lines.push(format!("ON TRIAL by {who}: {resource}, taken back in {left} s unless confirmed"));

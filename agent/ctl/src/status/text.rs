@@ -40,6 +40,9 @@ fn head(screen: &mut String, agent: &StatusReport) {
     let source = &agent.source;
     let (count, age) = (source.resources, duration(source.age_s));
     screen.push_str(&format!("resources: {count} from {}, read {age} ago\n", source.folder));
+    if !agent.limits_held_by.is_empty() {
+        screen.push_str(&format!("limits: held by {}\n", agent.limits_held_by));
+    }
     for error in &source.errors {
         screen.push_str(&format!("  REFUSED {error}\n"));
     }

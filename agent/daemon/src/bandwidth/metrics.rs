@@ -29,7 +29,7 @@ const COUNTERS: [(&str, &str, Column); 7] = [
     }),
     (
         "turnpike_pod_bandwidth_unmarkable_packets",
-        "Packets due for a CE mark by a pod's limit that cannot carry one",
+        "Packets dropped early by a pod's limit because they cannot carry a CE mark; among those dropped",
         |d| d.limit.map(|_| d.not_capable),
     ),
     ("turnpike_pod_bandwidth_dropped_packets", "Packets dropped by a pod's limit", |d| {
@@ -42,7 +42,7 @@ const COUNTERS: [(&str, &str, Column); 7] = [
     ),
     (
         "turnpike_pod_bandwidth_shadow_unmarkable_packets",
-        "Packets that a limit in shadow would have marked if they could carry it",
+        "Packets that a limit in shadow would have dropped early because they cannot carry a CE mark; among those dropped",
         |d| d.shadow.as_ref().map(|shadow| shadow.not_capable),
     ),
     (

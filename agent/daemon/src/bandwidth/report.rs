@@ -7,13 +7,15 @@ use turnpike_calc::{
     BurstSource, Decision, Extras, Meter, Series, class_of, explain, explain_extras, explain_shadow,
     node_tree,
 };
-use turnpike_dataplane::{HOST_CLASS, PodUsage, QueueUsage, UplinkUsage};
+use turnpike_dataplane::{HOST_CLASS, Pacer, PodUsage, QueueUsage, UplinkUsage};
 use turnpike_model::burst::Burst;
 use turnpike_model::desired::NodeTree;
 
 use crate::agent::Agent;
 use crate::books::PodEntry;
 use crate::clock;
+
+use super::Seen;
 
 /// The limit in force, and the one that would be if resources in shadow were.
 type Decided = (Decision, Option<Decision>);
@@ -68,10 +70,16 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
         node,
         age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         history_s: u64::try_from(meter.depth()).unwrap_or(u64::MAX),
+        held_by: held_by(&seen).to_owned(),
         trial,
         uplinks,
         pods,
     }
+}
+
+/// What holds packets back at limits, once the kernel was looked at.
+pub(crate) fn held_by(seen: &Seen) -> &'static str {
+    seen.latest.pacer.map_or("", Pacer::words)
 }
 
 fn class_name(tree: Option<&NodeTree>, entry: &PodEntry) -> Option<String> {

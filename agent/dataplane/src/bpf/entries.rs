@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use turnpike_ebpf_loader::abi::{
-    Addr, ExemptKey, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ShadowConfig, ToaConfig, ToaFormat,
-    Uplink, Veth,
+    Addr, ExemptKey, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ToaConfig, ToaFormat, Uplink, Veth,
 };
 use turnpike_model::desired::{self, DesiredState, Endpoint};
 
 use crate::endpoint::{self, HOST_MAC};
 use crate::links::Link;
 use crate::nft;
+use crate::tc::pacer::Pacer;
 use crate::tc::shape::{Limit, Shape};
 
 /// How to reach a pod: one entry for each of its addresses.
@@ -31,9 +31,10 @@ pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry>
 }
 
 /// What may leave a pod.
-pub(crate) fn veth(endpoint: &Endpoint) -> Veth {
+pub(crate) fn veth(endpoint: &Endpoint, ifb: Option<u32>) -> Veth {
     let mac = endpoint::mac_of(endpoint);
     let mut veth = Veth { pod_mac: mac, class: endpoint.class.unwrap_or(0), ..Veth::default() };
+    veth.queue = endpoint.limits.from_workload.and(ifb).unwrap_or(0);
     if endpoint.limits.from_workload.is_some() {
         veth.flags |= Veth::LIMITED;
     }
@@ -71,35 +72,39 @@ impl Indices {
     }
 }
 
-/// Marking laws of a pod's links: those with its queues.
-pub(crate) fn marks(endpoint: &Endpoint, links: Indices) -> BTreeMap<u32, MarkConfig> {
+/// Whether something has to look at what goes to the pod before its queue: to count it for a shadow, or to tell what is
+/// exempt.
+pub(crate) fn is_marked(endpoint: &Endpoint) -> bool {
+    endpoint.shadow.to_workload.is_some() || endpoint::queues_at_ifb(endpoint)
+}
+
+/// Laws of a pod's links: those with its queues.
+pub(crate) fn marks(endpoint: &Endpoint, links: Indices, pacer: Pacer) -> BTreeMap<u32, MarkConfig> {
+    let flags = if pacer == Pacer::Fq { MarkConfig::PACED } else { 0 };
     let [to, from] = [endpoint.limits.to_workload, endpoint.limits.from_workload];
     [
         (Limit::of(to, endpoint.bursts.to_workload), Some(links.to_pod_queue())),
         (Limit::of(from, endpoint.bursts.from_workload), links.ifb),
     ]
     .into_iter()
-    .filter_map(|(limit, link)| Some((link?, law(limit?)?)))
+    .filter_map(|(limit, link)| Some((link?, MarkConfig { flags, ..law(limit?, endpoint.mtu)? })))
     .collect()
 }
 
-fn law(limit: Limit) -> Option<MarkConfig> {
-    Some(MarkConfig::for_rate(limit.rate.0)?.with_bucket(limit.more_than_usual_ns()))
+fn law(limit: Limit, mtu: u32) -> Option<MarkConfig> {
+    MarkConfig::for_rate(limit.rate.0, Shape::new(limit, mtu).ok()?.bucket_ns())
 }
 
 /// Shadow limits of a pod by key; a rate that makes no sense has none. What it receives is counted where it is queued,
 /// so that what is exempt is not.
-pub(crate) fn shadows(endpoint: &Endpoint, links: Indices) -> BTreeMap<u32, ShadowConfig> {
+pub(crate) fn shadows(endpoint: &Endpoint, links: Indices) -> BTreeMap<u32, MarkConfig> {
     let [to, from] = [endpoint.shadow.to_workload, endpoint.shadow.from_workload];
     [
         (Limit::of(to, endpoint.bursts.to_workload), links.to_pod_queue()),
-        (Limit::of(from, endpoint.bursts.from_workload), ShadowConfig::from_pod_key(links.veth)),
+        (Limit::of(from, endpoint.bursts.from_workload), MarkConfig::shadow_from_pod_key(links.veth)),
     ]
     .into_iter()
-    .filter_map(|(limit, key)| {
-        let shape = Shape::new(limit?, endpoint.mtu).ok()?;
-        Some((key, ShadowConfig { law: law(limit?)?, drop_ns: shape.hold_ns() }))
-    })
+    .filter_map(|(limit, key)| Some((key, law(limit?, endpoint.mtu)?)))
     .collect()
 }
 
@@ -291,16 +296,17 @@ mod tests {
     fn only_limited_links_are_marked() {
         let to_workload = Some(desired::BitsPerSecond(100_000_000));
         let limited = Endpoint { limits: desired::Limits { to_workload, from_workload: None }, ..pod() };
-        assert_eq!(marks(&limited, LINKS).into_keys().collect::<Vec<_>>(), [7]);
+        assert_eq!(marks(&limited, LINKS, Pacer::Htb).into_keys().collect::<Vec<_>>(), [7]);
         let behind = Indices { to_pod_ifb: Some(9), ..LINKS };
-        assert_eq!(marks(&limited, behind).into_keys().collect::<Vec<_>>(), [9]);
-        assert!(marks(&pod(), LINKS).is_empty());
+        assert_eq!(marks(&limited, behind, Pacer::Htb).into_keys().collect::<Vec<_>>(), [9]);
+        assert!(marks(&pod(), LINKS, Pacer::Htb).is_empty());
         // What a longer bucket lets pass at once is not to be marked.
         let mut long = limited.clone();
         long.bursts.to_workload = "40ms".parse().unwrap();
-        let [usual, more] = [&limited, &long].map(|pod| marks(pod, LINKS)[&7]);
-        assert_eq!(more.target_ns - usual.target_ns, 30_000_000);
-        assert_eq!(more.ceiling_ns - usual.ceiling_ns, 30_000_000);
+        let [usual, more] = [&limited, &long].map(|pod| marks(pod, LINKS, Pacer::Htb)[&7]);
+        assert_eq!(more.bucket_ns - usual.bucket_ns, 30_000_000);
+        assert_eq!((more.target_ns, more.flags), (usual.target_ns, 0));
+        assert_eq!(marks(&limited, LINKS, Pacer::Fq)[&7].flags, MarkConfig::PACED);
     }
 
     #[test]
@@ -310,7 +316,7 @@ mod tests {
             from_workload: Some(desired::BitsPerSecond(1_000_000)),
         };
         let shadowed = Endpoint { shadow: both, ..pod() };
-        let from = ShadowConfig::from_pod_key(7);
+        let from = MarkConfig::shadow_from_pod_key(7);
         assert_eq!(shadows(&shadowed, LINKS).into_keys().collect::<Vec<_>>(), [7, from]);
         let behind = Indices { to_pod_ifb: Some(9), ..LINKS };
         assert_eq!(shadows(&shadowed, behind).into_keys().collect::<Vec<_>>(), [9, from]);
@@ -321,6 +327,6 @@ mod tests {
         let exempting = Endpoint { exempt: ["10.0.0.0/8".parse().unwrap()].into(), ..pod() };
         let keys: Vec<_> = exempt(&exempting, 7).into_keys().collect();
         assert_eq!(keys.iter().map(|key| (key.prefix_len, key.link)).collect::<Vec<_>>(), [(32 + 96 + 8, 7)]);
-        assert_eq!(veth(&exempting).flags, Veth::EXEMPT);
+        assert_eq!(veth(&exempting, None).flags, Veth::EXEMPT);
     }
 }

@@ -62,7 +62,7 @@ impl Dataplane {
         let trees = self.trees.iter().map(|(name, tree)| (tree.index, name.as_str())).collect();
         let view = View { desired, links: &links, uplinks: &uplinks, trees };
         let Self { bpf, netlink, .. } = self;
-        for (hook, link) in bpf.look(|link, ingress| tc::has_program(netlink, link, ingress)) {
+        for (hook, link) in bpf.look(|link, hook| tc::has_program(netlink, link, hook)) {
             tracing::warn!(
                 link,
                 program = hook.program(),

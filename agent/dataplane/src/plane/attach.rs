@@ -10,6 +10,7 @@ use crate::endpoint::{self, HOST_MAC, LINK_PREFIX};
 use crate::host::HostTables;
 use crate::links::{self, Holder, Link, Mac, Veth};
 use crate::pod::{self, PodOptions};
+use crate::tc::pacer::Pacer;
 use crate::tc::shape::Limit;
 use crate::tc::{self, Qdiscs, Side, Target, shape};
 use crate::{AttachReport, Dataplane, DataplaneError, Problem, Severity, conntrack, host, netns};
@@ -213,9 +214,8 @@ impl Dataplane {
         may_have: impl Fn(&str) -> bool,
     ) -> Result<Ifbs, DataplaneError> {
         let veth = Target { name: &link.name, index: link.index, mtu: link.mtu };
-        let Endpoint { host_link, limits, bursts, .. } = endpoint;
-        let to = Limit::of(limits.to_workload, bursts.to_workload);
-        let from = Limit::of(limits.from_workload, bursts.from_workload);
+        let host_link = &endpoint.host_link;
+        let [to, from] = limits_of(endpoint, self.pacer());
         let at_ifb = to.filter(|_| endpoint::queues_at_ifb(endpoint));
         let name = endpoint::to_pod_ifb_name(host_link);
         let to_pod = if at_ifb.is_some() || may_have(&name) {
@@ -236,7 +236,7 @@ impl Dataplane {
         &mut self,
         (veth, side): (Target<'_>, Side),
         name: &str,
-        limit: Option<Limit>,
+        limit: Option<(Limit, Pacer)>,
         qdiscs: &Qdiscs,
     ) -> Result<Option<Link>, DataplaneError> {
         let Some(limit) = limit else {
@@ -298,6 +298,15 @@ impl Dataplane {
             _ => Ok(()),
         }
     }
+}
+
+/// An endpoint's limits to and from it, as they are held.
+pub(super) fn limits_of(endpoint: &Endpoint, pacer: Pacer) -> [Option<(Limit, Pacer)>; 2] {
+    let Endpoint { limits, bursts, .. } = endpoint;
+    let to = Limit::of(limits.to_workload, bursts.to_workload);
+    let from = Limit::of(limits.from_workload, bursts.from_workload);
+    let from = from.map(|limit| Limit { shortcut: pacer == Pacer::Htb, ..limit });
+    [to, from].map(|limit| limit.map(|limit| (limit, pacer)))
 }
 
 /// The host's name is free, so that it is the pod's that is taken.

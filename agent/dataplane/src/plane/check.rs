@@ -4,9 +4,11 @@ use std::os::fd::BorrowedFd;
 
 use turnpike_model::desired::Endpoint;
 
+use super::attach::limits_of;
 use crate::endpoint::{self, HOST_MAC};
 use crate::host::{self, HostTables};
 use crate::links::{self, Holder, Link};
+use crate::tc::pacer::Pacer;
 use crate::tc::shape::Limit;
 use crate::tc::{self, Qdiscs, Side, Target};
 use crate::{Dataplane, DataplaneError, Finding, LimitsInForce, pod, sysctl};
@@ -81,8 +83,7 @@ impl Dataplane {
             }
         }
         let Self { bpf, netlink, .. } = self;
-        for (hook, _) in
-            bpf.look(|index, ingress| index != link.index || tc::has_program(netlink, index, ingress))
+        for (hook, _) in bpf.look(|index, hook| index != link.index || tc::has_program(netlink, index, hook))
         {
             findings.add("filter", format!("{} was taken away from {name}", hook.program()));
         }
@@ -103,10 +104,9 @@ impl Dataplane {
             return Ok(in_force);
         };
         let target = Target { name: &veth.name, index: veth.index, mtu: veth.mtu };
-        let Endpoint { host_link, limits, bursts, .. } = endpoint;
-        let to = Limit::of(limits.to_workload, bursts.to_workload);
-        let from = Limit::of(limits.from_workload, bursts.from_workload);
-        let behind = |plane: &mut Self, name: String, side: Side, limit: Option<Limit>| {
+        let Endpoint { host_link, limits, .. } = endpoint;
+        let [to, from] = limits_of(endpoint, self.pacer());
+        let behind = |plane: &mut Self, name: String, side: Side, limit: Option<(Limit, Pacer)>| {
             let Some(ifb) = read(plane, &name)? else { return Ok(false) };
             let queue = Target { name: &ifb.name, index: ifb.index, mtu: ifb.mtu };
             Ok::<_, DataplaneError>(

@@ -1,12 +1,16 @@
 //! What the kernel counts anyway, read about once a second: bytes of links and queues, marks, drops, backlogs.
 //!
-//! One dump of link statistics and, where a pod has a limit, one of qdiscs; one map lookup for each limited direction; nothing is written.
+//! One dump of link statistics, and one map lookup for each limited direction. Without eBPF, where a pod has a limit, one dump
+//! of qdiscs. Nothing is written.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use turnpike_model::desired::{BitsPerSecond, Endpoint, Limits};
 
 use crate::netlink::{Netlink, Request, attr};
+use crate::tc::pacer::Pacer;
 use crate::tc::{self, QueueStats, Target, uplink};
 use crate::{Dataplane, DataplaneError, endpoint};
 
@@ -26,13 +30,13 @@ pub struct QueueUsage {
     pub bytes: u64,
     /// `bytes` are the queue's.
     pub queued: bool,
-    /// Packets that the queue dropped.
+    /// Packets that were dropped.
     pub drops: u64,
     /// Bytes that wait in the queue.
     pub backlog: u64,
-    /// Packets that the marker gave a CE mark.
+    /// Packets that the limiter gave a CE mark.
     pub marked: u64,
-    /// Packets that were due for a mark and cannot carry one.
+    /// Packets of those dropped that went early, because they cannot carry a mark.
     pub not_capable: u64,
     /// What the limit in shadow would have done, where there is one.
     pub shadow: Option<ShadowUsage>,
@@ -45,9 +49,9 @@ pub struct ShadowUsage {
     pub packets: u64,
     /// Packets that would have got a CE mark.
     pub marked: u64,
-    /// Packets that would have been due for one and cannot carry it.
+    /// Packets of those dropped that would have gone early, because they cannot carry a mark.
     pub not_capable: u64,
-    /// Packets of which something would have been dropped, modulo 2³².
+    /// Packets of which something would have been dropped.
     pub dropped: u64,
 }
 
@@ -96,6 +100,8 @@ pub struct UsageSample {
     pub pods: BTreeMap<String, PodUsage>,
     /// In order of their names.
     pub uplinks: Vec<UplinkUsage>,
+    /// What holds packets back at limits.
+    pub pacer: Option<Pacer>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -113,10 +119,14 @@ impl Dataplane {
     /// Netlink failed.
     pub fn usage(&mut self) -> Result<UsageSample, DataplaneError> {
         let links = link_bytes(&mut self.netlink)?;
-        let limited = self.desired.iter().flat_map(|desired| desired.endpoints.values());
-        let any_limit = limited.into_iter().any(|endpoint| endpoint.limits != Limits::default());
-        let queues = if any_limit { tc::limit_stats(&mut self.netlink)? } else { BTreeMap::new() };
-        let mut sample = UsageSample::default();
+        let mut limited = self.desired.iter().flat_map(|desired| desired.endpoints.values());
+        let any_limit = limited.any(|endpoint| endpoint.limits != Limits::default());
+        let queues = if any_limit && self.pacer() == Pacer::Tbf {
+            tc::limit_stats(&mut self.netlink)?
+        } else {
+            BTreeMap::new()
+        };
+        let mut sample = UsageSample { pacer: Some(self.pacer()), ..UsageSample::default() };
         for endpoint in self.desired.iter().flat_map(|desired| desired.endpoints.values()) {
             if let Some(usage) = self.pod_usage(endpoint, &links, &queues) {
                 sample.pods.insert(endpoint.host_link.clone(), usage);
@@ -161,11 +171,9 @@ impl Dataplane {
         let veth = *self.indices.get(&endpoint.host_link)?;
         let bytes = links.get(&veth)?;
         let queue = |limit: Option<BitsPerSecond>, link: Option<u32>, unlimited: u64| {
-            let stats = limit.and(link).and_then(|link| Some((link, *queues.get(&link)?)));
-            match stats {
-                Some((link, stats)) => self.limited_usage(link, stats),
-                None => QueueUsage { bytes: unlimited, ..QueueUsage::default() },
-            }
+            let by_program = limit.zip(link).and_then(|(limit, link)| self.by_program(limit, link));
+            let by_qdisc = || limit.and(link).and_then(|link| queues.get(&link)).map(by_qdisc);
+            by_program.or_else(by_qdisc).unwrap_or(QueueUsage { bytes: unlimited, ..QueueUsage::default() })
         };
         let ifb = endpoint
             .limits
@@ -195,22 +203,37 @@ impl Dataplane {
             packets: state.packets,
             marked: state.marked,
             not_capable: state.not_capable,
-            dropped: u64::from(state.dropped),
+            dropped: u64::from(state.dropped) + state.not_capable,
         })
     }
 
-    fn limited_usage(&self, link: u32, stats: QueueStats) -> QueueUsage {
-        let marks = self.bpf.marks(link).unwrap_or_default();
-        QueueUsage {
-            bytes: stats.bytes,
+    /// What the limiter's program has counted; what it has let in is what the queues behind it hold back or have sent.
+    fn by_program(&self, limit: BitsPerSecond, link: u32) -> Option<QueueUsage> {
+        let (law, state) = self.bpf.limiter(link)?;
+        let ahead = Duration::from_nanos(state.clock_ns.saturating_sub(law.bucket_ns));
+        let wait = ahead.saturating_sub(monotonic());
+        let waiting = wait.as_micros() * u128::from(limit.0) / 8_000_000;
+        Some(QueueUsage {
+            bytes: state.bytes,
             queued: true,
-            drops: stats.drops,
-            backlog: stats.backlog,
-            marked: marks.0,
-            not_capable: marks.1,
+            drops: u64::from(state.dropped) + state.not_capable,
+            backlog: u64::try_from(waiting).unwrap_or(u64::MAX),
+            marked: state.marked,
+            not_capable: state.not_capable,
             shadow: None,
-        }
+        })
     }
+}
+
+/// Without a program the queue is all there is.
+fn by_qdisc(stats: &QueueStats) -> QueueUsage {
+    let QueueStats { bytes, drops, backlog } = *stats;
+    QueueUsage { bytes, queued: true, drops, backlog, ..QueueUsage::default() }
+}
+
+/// Time on the programs' clock.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Bytes in and out of every link, by index.

@@ -3,9 +3,9 @@
 use crate::netlink::attr::{self, Attributes};
 use crate::netlink::{CREATE, REPLACE, Request};
 
-use super::tree::{ClassShape, HOST, HTB, LeafShape};
+use super::tree::{ClassShape, HTB, LeafShape};
 use super::wire::{
-    HEADER, LINKLAYER_ETHERNET, QueueStats, ROOT, RTM_DELQDISC, RTM_NEWQDISC, TCA_KIND, TCA_OPTIONS, message,
+    HEADER, LINKLAYER_ETHERNET, QueueStats, ROOT, RTM_NEWQDISC, TCA_KIND, TCA_OPTIONS, message,
 };
 
 const RTM_NEWTCLASS: u16 = 40;
@@ -32,7 +32,7 @@ pub(crate) struct Class {
 
 impl Class {
     /// True for a class with exactly this shape; the queue of a leaf is a qdisc of its own.
-    pub(crate) fn has_shape(&self, shape: &ClassShape) -> bool {
+    pub(crate) fn has_shape(&self, major: u32, shape: &ClassShape) -> bool {
         let parameters = attr::find(&self.options, HTB_PARMS).unwrap_or_default();
         let word = |offset| attr::u32_at(parameters, offset);
         let rate = |kind, offset| {
@@ -40,7 +40,7 @@ impl Class {
             wide.or_else(|| word(offset).map(u64::from))
         };
         let as_leaf = |leaf: &LeafShape| (word(32), word(40)) == (Some(leaf.quantum), Some(leaf.priority));
-        self.parent == shape.parent.map_or(ROOT, handle)
+        self.parent == shape.parent.map_or(ROOT, |minor| major | u32::from(minor))
             && rate(HTB_RATE64, 8) == Some(shape.rate)
             && rate(HTB_CEIL64, 20) == Some(shape.ceiling)
             && (word(24), word(28)) == (Some(shape.buffers.0), Some(shape.buffers.1))
@@ -48,30 +48,26 @@ impl Class {
     }
 }
 
-/// A class's full handle.
+/// The full handle of a class of a node tree.
 pub(crate) fn handle(minor: u16) -> u32 {
     HTB | u32::from(minor)
 }
 
-/// Puts our HTB at the root of a link, in place of whatever is there. Until its classes exist everything passes.
-pub(crate) fn new_htb(link: u32) -> Request {
+/// Puts an HTB at this place of a link (or [`ROOT`]), instead of whatever is there, with a class for what names none.
+/// Until its classes exist everything passes.
+pub(crate) fn new_htb(link: u32, major: u32, parent: u32, default: u16) -> Request {
     let mut init = Vec::new();
-    for word in [HTB_VERSION, RATE_TO_QUANTUM, u32::from(HOST), 0, 0] {
+    for word in [HTB_VERSION, RATE_TO_QUANTUM, u32::from(default), 0, 0] {
         init.extend(word.to_ne_bytes());
     }
     let attributes = Attributes::default()
         .put_text(TCA_KIND, "htb")
         .nest(TCA_OPTIONS, &Attributes::default().put(HTB_INIT, &init));
-    message(RTM_NEWQDISC, CREATE | REPLACE, [link, HTB, ROOT, 0], &attributes)
-}
-
-/// Takes our HTB away; the link's default comes back.
-pub(crate) fn delete_htb(link: u32) -> Request {
-    message(RTM_DELQDISC, 0, [link, HTB, ROOT, 0], &Attributes::default())
+    message(RTM_NEWQDISC, CREATE | REPLACE, [link, major, parent, 0], &attributes)
 }
 
 /// Makes a class, or changes it in place: what is queued stays.
-pub(crate) fn set_class(link: u32, minor: u16, shape: &ClassShape) -> Request {
+pub(crate) fn set_class(link: u32, major: u32, minor: u16, shape: &ClassShape) -> Request {
     let mut parameters = Vec::new();
     for rate in [shape.rate, shape.ceiling] {
         // cell_log, linklayer, overhead, cell_align, mpu
@@ -89,6 +85,7 @@ pub(crate) fn set_class(link: u32, minor: u16, shape: &ClassShape) -> Request {
         }
     }
     let attributes = Attributes::default().put_text(TCA_KIND, "htb").nest(TCA_OPTIONS, &options);
+    let handle = |minor: u16| major | u32::from(minor);
     let parent = shape.parent.map_or(ROOT, handle);
     message(RTM_NEWTCLASS, CREATE, [link, handle(minor), parent, 0], &attributes)
 }
@@ -103,12 +100,12 @@ pub(crate) fn get_classes(link: u32) -> Request {
     message(RTM_GETTCLASS, 0, [link, 0, 0, 0], &Attributes::default())
 }
 
-/// Reads one answer to [`get_classes`]; `None` for classes that are not of our HTB.
-pub(crate) fn parse_class(body: &[u8]) -> Option<Class> {
+/// Reads one answer to [`get_classes`]; `None` for classes that are not of this HTB.
+pub(crate) fn parse_class(major: u32, body: &[u8]) -> Option<Class> {
     let attributes = body.get(HEADER..)?;
     let handle = attr::u32_at(body, 8)?;
-    if handle & 0xffff_0000 != HTB || handle == HTB || attr::text(attr::find(attributes, TCA_KIND)?) != "htb"
-    {
+    let ours = handle & 0xffff_0000 == major && handle != major;
+    if !ours || attr::text(attr::find(attributes, TCA_KIND)?) != "htb" {
         return None;
     }
     Some(Class {
@@ -149,12 +146,12 @@ mod tests {
         let leaf = Some(LeafShape { priority: 1, quantum: 5000, queue: 131_072 });
         for rate in [1_000_000, 10_000_000_000] {
             let shape = ClassShape { parent: Some(2), rate, ceiling: rate * 2, buffers: (7, 8), leaf };
-            let class = parse_class(&set_class(3, 0x100, &shape).body).unwrap();
+            let class = parse_class(HTB, &set_class(3, HTB, 0x100, &shape).body).unwrap();
             assert_eq!((class.minor, class.parent), (0x100, handle(2)));
-            assert!(class.has_shape(&shape));
-            assert!(!class.has_shape(&ClassShape { ceiling: rate, ..shape }));
-            assert!(!class.has_shape(&ClassShape { parent: None, ..shape }));
+            assert!(class.has_shape(HTB, &shape));
+            assert!(!class.has_shape(HTB, &ClassShape { ceiling: rate, ..shape }));
+            assert!(!class.has_shape(HTB, &ClassShape { parent: None, ..shape }));
         }
-        assert_eq!(parse_class(&new_htb(3).body), None, "no class");
+        assert_eq!(parse_class(HTB, &new_htb(3, HTB, ROOT, 0x10).body), None, "no class");
     }
 }

@@ -1,5 +1,6 @@
 //! The numbers of a limit: from a rate to a token bucket and the queue behind it. Pure.
 
+use turnpike_ebpf_loader::abi::MarkConfig;
 use turnpike_model::burst::Burst;
 use turnpike_model::desired::BitsPerSecond;
 
@@ -30,18 +31,14 @@ const LONG_QUEUE_BYTES: u64 = 1_000_000;
 pub(crate) struct Limit {
     pub(crate) rate: BitsPerSecond,
     pub(crate) burst: Burst,
+    /// What need not wait goes past the queue, which has so much less of a bucket.
+    pub(crate) shortcut: bool,
 }
 
 impl Limit {
     /// Where there is a rate.
     pub(crate) fn of(rate: Option<BitsPerSecond>, burst: Burst) -> Option<Self> {
-        rate.map(|rate| Self { rate, burst })
-    }
-
-    /// By how much the bucket is longer than usual, in nanoseconds.
-    pub(crate) fn more_than_usual_ns(self) -> u64 {
-        let more = self.burst.time().saturating_sub(Burst::default().time());
-        u64::try_from(more.as_nanos()).unwrap_or(u64::MAX)
+        rate.map(|rate| Self { rate, burst, shortcut: false })
     }
 }
 
@@ -79,6 +76,7 @@ impl Shape {
         // The usual 10 ms ride out a late timer; in the first second they are 1 % over.
         let bucket = u128::from(rate) * limit.burst.time().as_micros() / 1_000_000;
         let burst = u64::try_from(bucket).unwrap_or(u64::MAX).max(frame.saturating_mul(10));
+        let burst = if limit.shortcut { burst - burst / MarkConfig::AT_ONCE } else { burst };
         let queue = (rate / 100).max(LONG_QUEUE_BYTES.min(rate / 40)).max(frame * LEAST_QUEUE_FRAMES);
         let peak = (bits < SPLIT_BELOW)
             .then(|| Peak { rate: PEAK_RATE, mtu_ticks: ticks(2 * frame, u64::from(PEAK_RATE)) });
@@ -90,11 +88,9 @@ impl Shape {
         })
     }
 
-    /// What bucket and queue hold together, as nanoseconds at the rate: a sender that is further ahead loses packets.
-    pub(crate) fn hold_ns(&self) -> u64 {
-        let queue = u128::from(self.queue_bytes) * NS_PER_SECOND / u128::from(self.rate.max(1));
-        let bucket = u128::from(self.buffer_ticks) * TICK_NS;
-        u64::try_from(queue + bucket).unwrap_or(u64::MAX)
+    /// What passes at once, as nanoseconds at the rate.
+    pub(crate) fn bucket_ns(&self) -> u64 {
+        u64::try_from(u128::from(self.buffer_ticks) * TICK_NS).unwrap_or(u64::MAX)
     }
 }
 
@@ -120,7 +116,7 @@ mod tests {
     use super::*;
 
     fn limit(bits: u64, burst: &str) -> Limit {
-        Limit { rate: BitsPerSecond(bits), burst: burst.parse().unwrap() }
+        Limit::of(Some(BitsPerSecond(bits)), burst.parse().unwrap()).unwrap()
     }
 
     #[test]
@@ -128,12 +124,17 @@ mod tests {
         let (usual, long) = (shape(100_000_000), Shape::new(limit(100_000_000, "40ms"), 1500).unwrap());
         assert_eq!(long.buffer_ticks, 4 * usual.buffer_ticks);
         assert_eq!(long.queue_bytes, usual.queue_bytes);
-        assert_eq!(limit(1, "40ms").more_than_usual_ns(), 30_000_000);
-        assert_eq!(limit(1, "5ms").more_than_usual_ns(), 0);
+        assert_eq!((usual.bucket_ns(), long.bucket_ns()), (10_000_000, 40_000_000));
     }
 
     fn shape(bits: u64) -> Shape {
         Shape::new(limit(bits, "10ms"), 1500).unwrap()
+    }
+
+    #[test]
+    fn a_queue_with_a_shortcut_has_the_rest_of_the_bucket() {
+        let limit = Limit { shortcut: true, ..limit(100_000_000, "40ms") };
+        assert_eq!(Shape::new(limit, 1500).unwrap().bucket_ns(), 30_000_000);
     }
 
     #[test]
@@ -163,11 +164,6 @@ mod tests {
         let bytes = u64::from(peak.mtu_ticks) * 64 * u64::from(peak.rate) / 1_000_000_000;
         assert!((2 * 1514..3 * 1514).contains(&bytes), "{bytes}");
         assert_eq!(shape(1_000_000_000).peak, None);
-    }
-
-    #[test]
-    fn bucket_and_queue_hold_their_times_together() {
-        assert_eq!(shape(100_000_000).hold_ns(), 35_000_000);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::DataplaneError;
 use crate::netlink::{Netlink, Refusal};
 
 use super::htb::{self, Class};
-use super::tree::Classes;
+use super::tree::{Classes, HOST, HTB};
 use super::wire::{self, Qdisc, ROOT};
 use super::{Qdiscs, Target, ignore_absent};
 
@@ -85,9 +85,9 @@ pub(crate) fn build(
     }
     let present = if ours { read_classes(netlink, target)? } else { BTreeMap::new() };
     for (minor, shape) in classes {
-        if !present.get(minor).is_some_and(|class| class.has_shape(shape)) {
+        if !present.get(minor).is_some_and(|class| class.has_shape(HTB, shape)) {
             netlink
-                .call(&htb::set_class(target.index, *minor, shape))
+                .call(&htb::set_class(target.index, HTB, *minor, shape))
                 .map_err(|refusal| target.refused(&format!("set class {minor:x}"), &refusal))?;
             written = true;
         }
@@ -128,7 +128,9 @@ fn take_root(
             target.failed(format!("its root qdisc {} cannot be remembered: {error}", found.kind()))
         })?;
     }
-    netlink.call(&htb::new_htb(target.index)).map_err(|refusal| target.refused("add the HTB", &refusal))?;
+    netlink
+        .call(&htb::new_htb(target.index, HTB, ROOT, HOST))
+        .map_err(|refusal| target.refused("add the HTB", &refusal))?;
     tracing::info!(
         link = target.name,
         found = found.map_or("default", |found| found.kind()),
@@ -167,7 +169,7 @@ pub(crate) fn remove(
     if !qdiscs.of(target.index).iter().any(Qdisc::is_our_htb) {
         return Ok(false);
     }
-    let removed = netlink.call(&htb::delete_htb(target.index));
+    let removed = netlink.call(&wire::delete_root(target.index, HTB));
     ignore_absent(removed).map_err(|refusal| target.refused("remove the HTB", &refusal))?;
     if let Some((kind, handle, options)) = memory.recall(target.name) {
         netlink
@@ -188,7 +190,7 @@ pub(crate) fn read_classes(
         Err(refusal) if refusal.is_absent() => Vec::new(),
         other => other.map_err(|refusal: Refusal| target.refused("list classes", &refusal))?,
     };
-    let classes = replies.iter().filter_map(|reply| htb::parse_class(&reply.body));
+    let classes = replies.iter().filter_map(|reply| htb::parse_class(HTB, &reply.body));
     Ok(classes.map(|class| (class.minor, class)).collect())
 }
 

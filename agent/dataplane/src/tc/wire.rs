@@ -1,15 +1,17 @@
 //! Traffic-control messages that netlink-packet-route 0.34 lacks: TBF, u32 with mirred, clsact.
 //! Layouts are those of `linux/pkt_sched.h`, `linux/pkt_cls.h` and `linux/tc_act/tc_mirred.h`; host byte order.
 
-use turnpike_ebpf_loader::CLSACT_PRIORITY;
+use turnpike_ebpf_loader::abi::mark::FLOW_HTB;
+use turnpike_ebpf_loader::{CLSACT_PRIORITY, Hook};
 
 use crate::netlink::attr::{self, Attributes};
 use crate::netlink::{CREATE, EXCL, REPLACE, Request};
 
+use super::pacer::Pacer;
 use super::shape::Shape;
 
 pub(super) const RTM_NEWQDISC: u16 = 36;
-pub(super) const RTM_DELQDISC: u16 = 37;
+const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
@@ -29,7 +31,7 @@ const CLSACT_INGRESS: u32 = 0xffff_fff2;
 const CLSACT_EGRESS: u32 = 0xffff_fff3;
 
 /// Handle of our TBF.
-const TBF: u32 = 0x7470_0000;
+pub(super) const TBF: u32 = 0x7470_0000;
 
 /// Our redirect comes after every eBPF filter: [`CLSACT_PRIORITY`].
 const REDIRECT_PRIORITY: u16 = 48_000;
@@ -89,9 +91,9 @@ impl QueueStats {
 }
 
 impl Qdisc {
-    /// True for our TBF at the root of its link.
+    /// True for what holds packets back at a limit of ours.
     pub(crate) fn is_ours(&self) -> bool {
-        self.parent == ROOT && self.handle == TBF && self.kind == "tbf"
+        self.handle == FLOW_HTB || self.parent == ROOT && Pacer::has_handle(self.handle) && !self.is_our_htb()
     }
 
     /// True for our HTB at the root of an uplink.
@@ -139,7 +141,7 @@ impl Qdisc {
         let word = |offset| attr::u32_at(parameters, offset);
         let rate = rate64.or_else(|| word(8).map(u64::from));
         let peak = shape.peak.map_or((0, 0), |peak| (peak.rate, peak.mtu_ticks));
-        self.is_ours()
+        self.kind == "tbf"
             && rate == Some(shape.rate)
             && word(24) == Some(shape.queue_bytes)
             && word(28) == Some(shape.buffer_ticks)
@@ -181,7 +183,7 @@ pub(crate) fn parse_qdisc(body: &[u8]) -> Option<Qdisc> {
 
 /// The link and the counters of a dumped qdisc that is a limit of ours.
 pub(crate) fn limit_stats(body: &[u8]) -> Option<(u32, QueueStats)> {
-    let ours = attr::u32_at(body, 8)? == TBF && attr::u32_at(body, 12)? == ROOT;
+    let ours = Pacer::has_handle(attr::u32_at(body, 8)?) && attr::u32_at(body, 12)? == ROOT;
     ours.then(|| parse_qdisc(body)).flatten().filter(Qdisc::is_ours).map(|qdisc| (qdisc.link, qdisc.stats))
 }
 
@@ -195,9 +197,9 @@ pub(crate) fn change_tbf(link: u32, shape: &Shape) -> Request {
     message(RTM_NEWQDISC, 0, [link, TBF, ROOT, 0], &tbf_attributes(shape))
 }
 
-/// Takes our TBF away; the link's default comes back.
-pub(crate) fn delete_tbf(link: u32) -> Request {
-    message(RTM_DELQDISC, 0, [link, TBF, ROOT, 0], &Attributes::default())
+/// Takes the root qdisc of this handle away; the link's default comes back.
+pub(super) fn delete_root(link: u32, handle: u32) -> Request {
+    message(RTM_DELQDISC, 0, [link, handle, ROOT, 0], &Attributes::default())
 }
 
 /// Puts a root qdisc back as it was dumped.
@@ -278,9 +280,13 @@ pub(crate) fn get_filters(link: u32, side: Side) -> Request {
     message(RTM_GETTFILTER, 0, [link, 0, side.parent(), 0], &Attributes::default())
 }
 
-/// Asks for the eBPF filter of ours that a link has in this direction.
-pub(crate) fn get_program(link: u32, ingress: bool) -> Request {
-    let parent = if ingress { CLSACT_INGRESS } else { CLSACT_EGRESS };
+/// Asks for the eBPF filter of ours that a link has at this hook.
+pub(crate) fn get_program(link: u32, hook: Hook) -> Request {
+    let parent = match hook {
+        Hook::Uplink | Hook::FromPod => CLSACT_INGRESS,
+        Hook::Mark | Hook::Classify => CLSACT_EGRESS,
+        Hook::Queue => FLOW_HTB,
+    };
     message(RTM_GETTFILTER, 0, [link, 1, parent, filter_info(CLSACT_PRIORITY)], &Attributes::default())
 }
 
@@ -324,7 +330,7 @@ mod tests {
     #[test]
     fn a_tbf_message_reads_back_as_its_shape() {
         for bits in [100_000_000, 1_000_000_000, 400_000_000_000] {
-            let limit = |bits| Limit { rate: BitsPerSecond(bits), burst: Burst::default() };
+            let limit = |bits| Limit::of(Some(BitsPerSecond(bits)), Burst::default()).unwrap();
             let shape = Shape::new(limit(bits), 1500).unwrap();
             let other = Shape::new(limit(bits + 8000), 1500).unwrap();
             let qdisc = parse_qdisc(&new_tbf(1, &shape).body).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use turnpike_dataplane::{Dataplane, DataplaneConfig, DataplaneError, Severity, Watch};
+use turnpike_dataplane::{Dataplane, DataplaneConfig, DataplaneError, Pacer, Severity, Watch};
 use turnpike_model::desired::{Block, DesiredState};
 
 use crate::sandbox::{Host, Pod, apply, attach, endpoint, json, limited, run, same, snapshot, state, text};
@@ -178,6 +178,7 @@ fn the_watch_sees_what_others_take_away_and_nothing_else() {
     let moment = Duration::from_millis(300);
     let name = endpoint(1).host_link;
     let before = snapshot();
+    let program = if plane.pacer() == Pacer::Fq { "egress" } else { "parent 7471:" };
     for (line, seen) in [
         (format!("ip route del 10.244.0.1 dev {name}"), true),
         (format!("ip link set {name} address 02:00:00:00:00:01"), true),
@@ -185,7 +186,7 @@ fn the_watch_sees_what_others_take_away_and_nothing_else() {
         (format!("ip neigh del 10.244.0.1 dev {name}"), true),
         (format!("tc qdisc del dev {name} root"), true),
         (format!("tc filter del dev {name} ingress"), true),
-        (format!("tc filter del dev {name} egress"), true),
+        (format!("tc filter del dev {name} {program}"), true),
         (format!("tc qdisc del dev {name} clsact"), true),
         ("nft flush set inet turnpike pods4".to_owned(), true),
         ("nft delete table inet turnpike".to_owned(), true),

@@ -1,7 +1,13 @@
-//! Limits as kernel objects: there, changed in place, gone. Whether they hold is measured in the testbed.
+//! Limits as kernel objects: there, changed in place, gone; and that no more passes than they say. How well they hold is
+//! measured in the testbed. What holds packets back is the kernel's to have: fq, or TBF with HTB below.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use turnpike_model::desired::DesiredState;
+use turnpike_dataplane::{Dataplane, Pacer};
+use turnpike_model::desired::{BitsPerSecond, DesiredState};
 
 use crate::sandbox::{Host, Pod, apply, attach, endpoint, json, limited, run, same, snapshot, state, text};
 
@@ -9,11 +15,20 @@ fn ifb() -> String {
     endpoint(1).host_link.replacen("tpk", "tpki", 1)
 }
 
-fn rate(link: &str) -> Option<u64> {
-    // Bytes per second.
-    let all = json(&format!("tc -j qdisc show dev {link}"));
-    let tbf = all.as_array().expect("qdiscs").iter().find(|qdisc| qdisc["kind"] == "tbf")?;
-    Some(tbf["options"]["rate"].as_u64().expect("a rate") * 8)
+/// The root qdisc of a link that has a limit.
+fn root(link: &str) -> Value {
+    let all = json(&format!("tc -j -s qdisc show dev {link}"));
+    let all = all.as_array().expect("qdiscs").clone();
+    let ours = |qdisc: &Value| qdisc["root"] == true && (qdisc["kind"] == "tbf" || qdisc["kind"] == "fq");
+    all.into_iter().find(ours).expect("our queue")
+}
+
+/// Expects this limit, in bits per second, where the qdisc has it; fq is told by the program.
+fn assert_rate(plane: &Dataplane, link: &str, rate: u64) {
+    if plane.pacer() != Pacer::Fq {
+        // Bytes per second.
+        assert_eq!(root(link)["options"]["rate"].as_u64().map(|rate| rate * 8), Some(rate));
+    }
 }
 
 fn qdiscs(link: &str) -> Vec<String> {
@@ -28,6 +43,10 @@ fn qdiscs(link: &str) -> Vec<String> {
     kinds
 }
 
+fn kinds(words: &str) -> Vec<String> {
+    words.split(' ').map(str::to_owned).collect()
+}
+
 #[test]
 fn both_limits_are_queues_of_ours() {
     let host = Host::enter();
@@ -36,10 +55,19 @@ fn both_limits_are_queues_of_ours() {
     let endpoint = limited(endpoint(1), 100, 50);
     apply(&mut plane, &DesiredState::default());
     attach(&mut plane, &endpoint, &pod);
-    assert_eq!(qdiscs(&endpoint.host_link), ["clsact", "tbf"]);
-    assert_eq!(qdiscs(&ifb()), ["clsact", "tbf"]);
-    assert_eq!(rate(&endpoint.host_link), Some(100_000_000));
-    assert_eq!(rate(&ifb()), Some(50_000_000));
+    println!("limits are held by {}", plane.pacer().words());
+    if plane.pacer() == Pacer::Fq {
+        assert_eq!((qdiscs(&endpoint.host_link), qdiscs(&ifb())), (kinds("clsact fq"), kinds("clsact fq")));
+    } else {
+        assert_eq!(
+            (qdiscs(&endpoint.host_link), qdiscs(&ifb())),
+            (kinds("clsact htb tbf"), kinds("htb tbf"))
+        );
+        let classifier = text(&format!("tc filter show dev {} parent 7471:", ifb()));
+        assert!(classifier.contains("queue"), "{classifier}");
+    }
+    assert_rate(&plane, &endpoint.host_link, 100_000_000);
+    assert_rate(&plane, &ifb(), 50_000_000);
     let redirect = text(&format!("tc filter show dev {} ingress", endpoint.host_link));
     assert!(redirect.contains(&format!("Egress Redirect to device {}", ifb())), "{redirect}");
     assert_eq!(plane.check(&endpoint, pod.fd()).expect("check"), []);
@@ -61,20 +89,23 @@ fn a_changed_limit_keeps_its_queue() {
     let before = limited(endpoint(1), 100, 100);
     apply(&mut plane, &DesiredState::default());
     attach(&mut plane, &before, &pod);
+    apply(&mut plane, &state(std::slice::from_ref(&before)));
     // More packets than neighbour discovery sends by itself while the test looks.
     assert!(pod.succeeds("ping -c50 -i0.002 -W3 10.1.1.1"));
-    let sent = |link: &str| {
-        let all = json(&format!("tc -j -s qdisc show dev {link}"));
-        let leaf = all.as_array().expect("qdiscs").iter().find(|qdisc| qdisc["kind"] == "tbf").cloned();
-        leaf.expect("our queue")["packets"].as_u64().expect("a count")
+    // What the pod sends does not have to wait, and is counted without having been in the queue.
+    let sent = |plane: &mut Dataplane| {
+        let usage = plane.usage().expect("usage").pods[&before.host_link];
+        (root(&before.host_link)["packets"].as_u64().expect("a count"), usage.from_workload.bytes)
     };
-    let counts = (sent(&before.host_link), sent(&ifb()));
-    assert!(counts.0 >= 50 && counts.1 >= 50, "{counts:?}");
+    let counts = sent(&mut plane);
+    assert!(counts.0 >= 50 && counts.1 >= 50 * 98, "{counts:?}");
     let after = limited(endpoint(1), 2000, 10);
     apply(&mut plane, &state(std::slice::from_ref(&after)));
-    assert_eq!((rate(&after.host_link), rate(&ifb())), (Some(2_000_000_000), Some(10_000_000)));
+    assert_rate(&plane, &after.host_link, 2_000_000_000);
+    assert_rate(&plane, &ifb(), 10_000_000);
+    assert_eq!(plane.limits_in_force(&after).expect("limits").from_workload, Some(BitsPerSecond(10_000_000)));
     // A queue that was made anew would count from zero; the kernels' own neighbour discovery may have added some.
-    let now = (sent(&after.host_link), sent(&ifb()));
+    let now = sent(&mut plane);
     assert!(now.0 >= counts.0 && now.1 >= counts.1, "{counts:?} became {now:?}");
     assert_eq!(plane.check(&after, pod.fd()).expect("check"), []);
     apply(&mut plane, &state(&[after]));
@@ -109,11 +140,15 @@ fn a_limit_that_somebody_removed_comes_back() {
     apply(&mut plane, &DesiredState::default());
     attach(&mut plane, &endpoint, &pod);
     let before = snapshot();
-    for line in [
+    let mut lines = vec![
         format!("tc qdisc del dev {} root", endpoint.host_link),
         format!("tc filter del dev {} ingress", endpoint.host_link),
         format!("ip link del {}", ifb()),
-    ] {
+    ];
+    if plane.pacer() == Pacer::Htb {
+        lines.push(format!("tc qdisc del dev {} parent 7470:1", endpoint.host_link));
+    }
+    for line in lines {
         run(&line);
         let findings = plane.check(&endpoint, pod.fd()).expect("check");
         assert!(findings.iter().any(|finding| finding.subject == "limit"), "{line}: {findings:?}");
@@ -132,4 +167,58 @@ fn a_slow_pod_sends_small_bursts() {
     attach(&mut plane, &limited(endpoint(1), 0, 10), &pod);
     let link = &pod.json("ip -j -d link show eth0")[0];
     assert_eq!(link["gso_max_size"], 5000);
+}
+
+/// Verifies: of what comes faster than the limit no more passes than its rate and its bucket allow, both ways; beside it
+/// a ping has its answer.
+#[test]
+fn no_more_passes_than_the_limit_says() {
+    const RATE: f64 = 2e6;
+    const PAYLOAD: usize = 1000;
+    /// With headers of UDP, IPv4 and Ethernet.
+    const FRAME: f64 = 1042.0;
+    /// Ten full frames, and one that was on its way.
+    const BUCKET: f64 = 11.0 * 1514.0;
+    const WANTED: usize = 60;
+    let host = Host::enter();
+    let mut plane = host.open();
+    let pod = Pod::new();
+    let endpoint = limited(endpoint(1), 2, 2);
+    apply(&mut plane, &DesiredState::default());
+    attach(&mut plane, &endpoint, &pod);
+    let bind = |address: &str| {
+        let socket = UdpSocket::bind(address).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a deadline");
+        socket
+    };
+    for to_pod in [true, false] {
+        let (inner, outer) = (pod.inside(|| bind("10.244.0.1:9")), host.world.inside(|| bind("10.1.1.1:9")));
+        let (sender, receiver, to) =
+            if to_pod { (outer, inner, "10.244.0.1:9") } else { (inner, outer, "10.1.1.1:9") };
+        let done = AtomicBool::new(false);
+        let (arrivals, answered) = std::thread::scope(|scope| {
+            let begun = Instant::now();
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // A full queue says so; what matters is what arrives.
+                    drop(sender.send_to(&[0; PAYLOAD], to));
+                }
+            });
+            let mut buffer = [0; 2 * PAYLOAD];
+            let arrivals: Vec<_> =
+                (0..WANTED).map_while(|_| receiver.recv(&mut buffer).ok().map(|_| begun.elapsed())).collect();
+            let answered = pod.succeeds("ping -c2 -W10 10.1.1.1");
+            done.store(true, Ordering::Relaxed);
+            (arrivals, answered)
+        });
+        assert_eq!(arrivals.len(), WANTED, "datagrams, to the pod {to_pod}");
+        for (passed, frames) in arrivals.iter().zip(1..) {
+            let most = passed.as_secs_f64() * RATE / 8.0 + BUCKET;
+            assert!(
+                f64::from(frames) * FRAME <= most,
+                "{frames} frames after {passed:?}, to the pod {to_pod}"
+            );
+        }
+        assert!(answered, "a ping beside what fills the queue, to the pod {to_pod}");
+    }
 }

@@ -192,9 +192,10 @@ pub(crate) fn state(endpoints: &[Endpoint]) -> DesiredState {
     }
 }
 
-/// Applies and expects no problem.
+/// Applies and expects no problem but what an older kernel lacks.
 pub(crate) fn apply(plane: &mut Dataplane, desired: &DesiredState) {
-    let problems = plane.apply(desired);
+    let mut problems = plane.apply(desired);
+    problems.retain(|problem| !problem.message.starts_with("this kernel has no "));
     assert!(problems.is_empty(), "{problems:#?}");
 }
 

@@ -109,6 +109,7 @@ impl Node {
             link_local,
             pod_mac: *pod_mac,
             class: 0,
+            queue: 0,
         };
         maps.veths.insert(&ifindex("tpk0"), &veth).expect("insert");
         maps.uplinks.insert(&ifindex("up0"), &Uplink { mtu: 1500, index: 0 }).expect("insert");

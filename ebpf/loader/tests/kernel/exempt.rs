@@ -37,7 +37,8 @@ fn what_comes_from_an_exempt_range_passes_by_the_redirect() {
         let ran = run(&mut programs, names::PROG_MARK, &frame, Context::on(LINK));
         assert_eq!((ran.verdict, ran.frame), (verdict, frame), "{source}");
     }
-    programs.maps().set_mark(LINK, &MarkConfig::for_rate(1_000_000_000).expect("a rate")).expect("set");
+    let limit = MarkConfig::for_rate(1_000_000_000, 10_000_000).expect("a rate");
+    programs.maps().set_mark(LINK, &MarkConfig { flags: MarkConfig::PACED, ..limit }).expect("set");
     let frame = Frame::tcp("10.1.9.9", 1, "10.244.0.1", 2, ACK).bytes();
     let ran = run(&mut programs, names::PROG_MARK, &frame, Context::on(LINK));
     assert_eq!(ran.verdict, PASS, "the queue is here");

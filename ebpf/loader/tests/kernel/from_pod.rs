@@ -7,7 +7,7 @@
 //! routes name, and everything else takes the stack untouched.
 
 use turnpike_ebpf_loader::Programs;
-use turnpike_ebpf_loader::abi::{LbSource, LpmKey, PortKey, Uplink, Veth, names};
+use turnpike_ebpf_loader::abi::{LbSource, LpmKey, MarkConfig, PortKey, Uplink, Veth, names};
 
 use crate::frames::{ACK, Frame, ICMP, ICMP6, SYN, Transport, arp, checksum, ip, nd};
 use crate::sandbox::{Sandbox, ifindex, run as command};
@@ -40,6 +40,7 @@ fn veth(flags: u32) -> Veth {
         link_local: octets6(LINK_LOCAL),
         pod_mac: POD_MAC,
         class: 0,
+        queue: 0,
     }
 }
 
@@ -235,4 +236,32 @@ fn only_the_pods_own_addresses_leave_it() {
     let v4_only = Veth { ip6: [0; 16], link_local: [0; 16], ..veth(0) };
     programs.maps().veths.insert(&on, &v4_only).expect("insert");
     check(&mut programs, on, "IPv6 of a pod without", &from("::", echo()), DROP, by_nd);
+}
+
+#[test]
+fn what_need_not_wait_goes_past_the_queue_and_is_counted_there() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    let link = node(&programs);
+    let queue = link + 100;
+    let entry = Veth { queue, ..veth(Veth::LIMITED) };
+    programs.maps().veths.insert(&link, &entry).expect("insert");
+    let bytes = Frame::tcp(POD, 1, "192.0.2.1", 2, ACK).sized(1000).bytes();
+    let verdict =
+        |programs: &mut Programs| run(programs, names::PROG_FROM_POD, &bytes, Context::on(link)).verdict;
+    assert_eq!(verdict(&mut programs), PASS, "no limit is known yet: the ifb is to decide");
+    // One byte takes a second; a quarter of the bucket takes two frames.
+    let frame = u64::try_from(bytes.len()).expect("short");
+    let second = 1_000_000_000;
+    let law = MarkConfig {
+        ns_per_byte_q20: second << 20,
+        bucket_ns: 4 * (2 * frame - 1) * second,
+        ..MarkConfig::default()
+    };
+    programs.maps().set_mark(queue, &law).expect("set");
+    for expected in [0, 0, PASS, PASS] {
+        assert_eq!(verdict(&mut programs), expected);
+    }
+    let state = programs.maps().mark_stats(queue).expect("read").expect("state");
+    assert_eq!((state.packets, state.bytes), (2, 2 * frame));
 }

@@ -226,22 +226,32 @@ fn mutated_frames_from_a_pod_end_as_the_model_says() {
 }
 
 #[test]
-fn mutated_frames_are_marked_or_not_but_always_pass() {
+fn mutated_frames_are_marked_or_dropped_only_where_there_is_a_limit() {
     let sandbox = Sandbox::enter();
     let mut programs = sandbox.open();
-    let config = MarkConfig::for_rate(1_000_000).expect("a rate");
-    programs.maps().set_mark(UPLINK, &config).expect("set");
+    let limit = MarkConfig::for_rate(1_000_000, 10_000_000).expect("a rate");
     let (seeds, words) = (seeds(), words());
     let mut numbers = Numbers(0x006d_6172_6b20_6974);
     command("ip link add unmarked type veth peer name other");
     let unmarked = ifindex("unmarked");
-    for round in 0..rounds() {
-        let frame = frame(&mut numbers, &seeds, &words);
-        let link = if numbers.below(4) == 0 { unmarked } else { UPLINK };
-        let ran = run(&mut programs, names::PROG_MARK, &frame, Context::on(link));
-        assert_eq!(ran.verdict, PASS, "round {round}: {frame:02x?}");
-        if link != UPLINK {
-            assert_eq!(ran.frame, frame, "round {round}");
+    for (program, flags, goes_on) in [(names::PROG_QUEUE, 0, 0), (names::PROG_MARK, MarkConfig::PACED, PASS)]
+    {
+        programs.maps().set_mark(UPLINK, &MarkConfig { flags, ..limit }).expect("set");
+        let (mut dropped, mut passed) = (0, 0);
+        for round in 0..rounds() / 2 {
+            let frame = frame(&mut numbers, &seeds, &words);
+            let link = if numbers.below(4) == 0 { unmarked } else { UPLINK };
+            let ran = run(&mut programs, program, &frame, Context::on(link));
+            if link != UPLINK {
+                assert_eq!((ran.verdict, &ran.frame), (goes_on, &frame), "round {round}");
+            } else if ran.verdict == DROP {
+                dropped += 1;
+            } else {
+                assert_eq!(ran.verdict, goes_on, "round {round}: {frame:02x?}");
+                assert!(model::same_but_for_ecn(&ran.frame, &frame), "round {round}: {frame:02x?}");
+                passed += 1;
+            }
         }
+        assert!(dropped > 0 && passed > 0, "{program}: {dropped} dropped, {passed} passed");
     }
 }

@@ -221,6 +221,30 @@ pub(crate) fn forwarded(frame: &[u8], to_pod: bool) -> Vec<u8> {
     out
 }
 
+/// Equal but for the ECN field and what of IPv4's checksum comes with it.
+pub(crate) fn same_but_for_ecn(found: &[u8], sent: &[u8]) -> bool {
+    let without = |frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        let ecn = match ethertype(&frame) {
+            IPV4 => 15..16,
+            IPV6 => 14..16,
+            _ => return frame,
+        };
+        if let Some(field) = frame.get_mut(ecn.clone()) {
+            // In IPv6 it lies across two bytes, below the version and above the flow label.
+            let mask: &[u8] = if ecn.len() == 1 { &[0xfc] } else { &[0xff, 0xcf] };
+            field.iter_mut().zip(mask).for_each(|(byte, mask)| *byte &= mask);
+        }
+        if ecn.len() == 1
+            && let Some(check) = frame.get_mut(24..26)
+        {
+            check.fill(0);
+        }
+        frame
+    };
+    without(found) == without(sent)
+}
+
 /// Equal bytes; in one's complement the two zeros of IPv4's checksum are one.
 pub(crate) fn same_frame(found: &[u8], wanted: &[u8]) -> bool {
     let normal = |frame: &[u8]| {

@@ -97,6 +97,7 @@ fn replaced_under_traffic(mode: AttachMode) {
         link_local: [0; 16],
         pod_mac: [0; 6],
         class: 0,
+        queue: 0,
     };
     programs.maps().veths.insert(&index, &entry).expect("insert");
     programs.attach(Hook::FromPod, "tpk0").expect("attach");
@@ -196,7 +197,8 @@ fn on_links_of_our_own_a_filter_is_the_choice_and_a_tcx_link_from_before_stays()
     let index = veth_pair();
     let mut programs = sandbox.open();
     let attached = |hook, mode| Attachment::Link { hook, ifindex: index, mode };
-    for hook in [Hook::FromPod, Hook::Mark] {
+    run("tc qdisc add dev tpk0 root handle 7471: htb");
+    for hook in [Hook::FromPod, Hook::Queue, Hook::Mark] {
         assert_eq!(programs.attach(hook, "tpk0").expect("attach"), attached(hook, AttachMode::Clsact));
     }
     for hook in [Hook::Uplink, Hook::Classify] {
@@ -219,6 +221,7 @@ fn everything_can_be_removed_and_removing_nothing_is_fine() {
     let sandbox = Sandbox::enter();
     veth_pair();
     let mut programs = Programs::open(&tcx(&sandbox)).expect("programs");
+    run("tc qdisc add dev tpk0 root handle 7471: htb");
     for hook in Hook::ALL {
         programs.attach(hook, "tpk0").expect("attach");
     }
@@ -228,7 +231,10 @@ fn everything_can_be_removed_and_removing_nothing_is_fine() {
     remove_all(&sandbox.pins()).expect("remove");
     assert!(!sandbox.pins().exists());
     assert_eq!(at_ingress("tpk0"), []);
-    assert!(!String::from_utf8_lossy(&run("tc filter show dev tpk0 egress").stdout).contains("bpf"));
+    for hook in ["egress", "parent 7471:"] {
+        let filters = run(&format!("tc filter show dev tpk0 {hook}")).stdout;
+        assert!(!String::from_utf8_lossy(&filters).contains("bpf"), "{hook}");
+    }
     remove_all(&sandbox.pins()).expect("remove nothing");
 }
 

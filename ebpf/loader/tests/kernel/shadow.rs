@@ -4,7 +4,7 @@
 //! queue cannot hold counts as dropped and does not lengthen the queue; the two directions of a veth have a count of
 //! their own; without a shadow limit nothing is counted.
 
-use turnpike_ebpf_loader::abi::{MarkConfig, ShadowConfig, names};
+use turnpike_ebpf_loader::abi::{MarkConfig, names};
 
 use crate::frames::{ACK, Frame};
 use crate::sandbox::Sandbox;
@@ -17,17 +17,20 @@ fn frame(ecn: u8) -> Vec<u8> {
 }
 
 /// A limit by which a frame of 1000 bytes and its header takes hours; `frames` of them fit.
-fn limit(frames: u64) -> ShadowConfig {
+fn limit(frames: u64) -> MarkConfig {
     let ns_per_byte = 3_600_000_000;
-    let law = MarkConfig {
+    let bytes = u64::try_from(frame(0).len()).expect("short");
+    MarkConfig {
         ns_per_byte_q20: ns_per_byte << 20,
+        bucket_ns: 1000,
         target_ns: 1000,
         interval_ns: 1_000_000,
         ceiling_ns: 1000,
-    };
-    let bytes = u64::try_from(frame(0).len()).expect("short");
-    // Half a frame more, for the time that passes during the test.
-    ShadowConfig { law, drop_ns: (frames * bytes + bytes / 2) * ns_per_byte }
+        early_ns: 1000,
+        // Half a frame more, for the time that passes during the test.
+        hold_ns: (frames * bytes + bytes / 2) * ns_per_byte,
+        flags: 0,
+    }
 }
 
 #[test]
@@ -42,8 +45,8 @@ fn packets_are_counted_and_pass_untouched() {
     let state = programs.maps().shadow_stats(LINK).expect("read").expect("state");
     assert_eq!((state.packets, state.marked, state.not_capable, state.dropped), (5, 3, 1, 2));
     // Its virtual queue was never longer than what it holds.
-    assert!(state.max_delay_ns <= limit(3).drop_ns, "{state:?}");
-    let other = ShadowConfig::from_pod_key(LINK);
+    assert!(state.max_delay_ns <= limit(3).bucket_ns + limit(3).hold_ns, "{state:?}");
+    let other = MarkConfig::shadow_from_pod_key(LINK);
     assert_eq!(programs.maps().shadow_stats(other).expect("read"), None);
     assert_eq!(programs.maps().mark_stats(LINK).expect("read"), None, "nothing is in force");
 }

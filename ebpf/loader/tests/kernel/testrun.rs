@@ -14,6 +14,8 @@ pub(crate) const REDIRECT: i32 = 7;
 pub(crate) struct Ran {
     pub(crate) verdict: i32,
     pub(crate) frame: Vec<u8>,
+    /// When it may leave, monotonic nanoseconds; 0 for now.
+    pub(crate) departure: u64,
 }
 
 /// The parts of `struct __sk_buff` that a test may set (linux/bpf.h).
@@ -46,14 +48,17 @@ pub(crate) fn run(programs: &mut Programs, name: &str, frame: &[u8], context: Co
     };
     let mut out = vec![0; frame.len() + 256];
     let context = context.bytes();
+    let mut after = [0; 192];
     let result = program
         .test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
+            ctx_out: Some(&mut after),
             ..TestRunOptions::default()
         })
         .expect("BPF_PROG_TEST_RUN");
     out.truncate(usize::try_from(result.data_size_out).expect("a size"));
-    Ran { verdict: result.return_value.cast_signed(), frame: out }
+    let departure = u64::from_ne_bytes(after[152..160].try_into().expect("eight bytes"));
+    Ran { verdict: result.return_value.cast_signed(), frame: out, departure }
 }

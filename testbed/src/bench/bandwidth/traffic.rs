@@ -275,6 +275,10 @@ fn flood(senders: &[UdpSocket], mbit: u64, over: &AtomicBool) {
     let rate = mbit as f64 * 1e6 / 8.0 * 1.2;
     let (begun, mut sent) = (Instant::now(), 0.0);
     for sender in senders.iter().cycle() {
+        // A sender that has to wait for the queue never gets ahead of itself.
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
         while sent > begun.elapsed().as_secs_f64() * rate {
             if over.load(Ordering::Relaxed) {
                 return;

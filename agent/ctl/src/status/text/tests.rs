@@ -23,7 +23,7 @@ fn agent() -> StatusReport {
         "bgp": {"socket": "/run/turnpike/bgpd.sock", "delivered": false, "error": "cannot reach turnpike-bgpd",
                 "networks": ["10.244.1.0/26"], "peers": ["rr1 10.1.3.21"]},
         "problems": [{"severity": "degraded", "subject": "ebpf", "message": "no TCX; clsact is used", "age_s": 190}],
-        "last_errors": [], "requests": {"ADD ok": 2}
+        "limits_held_by": "TBF", "last_errors": [], "requests": {"ADD ok": 2}
     }))
     .unwrap()
 }
@@ -39,6 +39,7 @@ fn the_screen_of_a_node_without_bgpd() {
     let expected = "\
 node node1: agent 0.1.0 up 3m12s, ready
 resources: 9 from /etc/turnpike/resources, read 1m01s ago
+limits: held by TBF
 
 pools
   NAME  CIDR           STATE   USED HERE
@@ -74,6 +75,7 @@ fn mistakes_in_resources_stand_at_the_top() {
     let expected = "\
 node node1: agent 0.1.0 up 3m12s, NOT READY: the agent's store cannot be written
 resources: 9 from /etc/turnpike/resources, read 1m01s ago
+limits: held by TBF
   REFUSED a.yaml:3: spec.cidr: wrong; write it right
 ";
     assert!(screen.starts_with(expected), "{screen}");
