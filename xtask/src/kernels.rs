@@ -1,7 +1,7 @@
 //! `cargo xtask lab kernels`: the eBPF programs and their traffic tests on other kernels than this machine's.
 //!
 //! Debian's kernels (packages of four releases, fetched by apt with a configuration of its own below `target/kernels`)
-//! boot in QEMU, without KVM. The guest sees this machine's files read-only over 9p and runs the very test binary that
+//! boot in QEMU, without KVM. The guest sees this machine's files read-only over 9p and runs the very test binaries that
 //! `cargo xtask test` runs here; then an agent starts there and `turnpike status` says in words what the kernel lacks.
 //!
 //! Leaves out: other architectures, the CNI plugin and containerd (they ask nothing new of the kernel).
@@ -22,6 +22,14 @@ use packages::Kernel;
 /// Which release of Debian has which kernel; the last is the newest that there is.
 const RELEASES: [(&str, &str); 4] =
     [("5.10", "bullseye"), ("6.1", "bookworm"), ("6.12", "trixie"), ("newest", "sid")];
+
+/// Test binaries, their paths below the target folder.
+struct Tests {
+    /// The loader's.
+    programs: PathBuf,
+    /// The data plane's.
+    dataplane: PathBuf,
+}
 
 /// What a guest found.
 struct Outcome {
@@ -52,7 +60,7 @@ pub(crate) fn matrix(only: Option<&str>) -> Result<()> {
         }
         kernels.push(kernel);
     }
-    let tests = test_binary()?;
+    let tests = test_binaries()?;
     let mut lines = Vec::new();
     let mut failures = Vec::new();
     for kernel in &kernels {
@@ -75,21 +83,24 @@ fn row(outcome: &Outcome) -> String {
     format!("| {release} | {passed} of {} | {attached} | {lacks} |", passed + failed)
 }
 
-/// The loader's test binary, as nextest knows it, built now; its path below the target folder.
-fn test_binary() -> Result<PathBuf> {
+/// The test binaries as nextest knows them, built now.
+fn test_binaries() -> Result<Tests> {
     build::all(build::Profile::Dev)?;
     let mut list = nextest();
     list.args(["list", "--workspace", "--locked", "--test", "kernel"]);
     list.args(["--list-type", "binaries-only", "--message-format", "json"]);
     let text = output(&mut list).context("cargo nextest cannot list the test binaries")?;
     let known: serde_json::Value = serde_json::from_str(&text).context("nextest's list")?;
-    let path = known
-        .pointer("/rust-binaries/turnpike-ebpf-loader::kernel/binary-path")
-        .and_then(serde_json::Value::as_str)
-        .context("nextest knows no test binary of turnpike-ebpf-loader")?;
-    // The guest sees the target folder alone.
-    let inside = PathBuf::from(path);
-    let inside =
-        inside.strip_prefix(paths::target()).context("a test binary outside of the target folder")?;
-    Ok(inside.to_owned())
+    let inside = |package: &str| {
+        let path = known
+            .pointer(&format!("/rust-binaries/{package}::kernel/binary-path"))
+            .and_then(serde_json::Value::as_str)
+            .with_context(|| format!("nextest knows no test binary of {package}"))?;
+        // The guest sees the target folder alone.
+        let path = PathBuf::from(path);
+        let inside =
+            path.strip_prefix(paths::target()).context("a test binary outside of the target folder")?;
+        Ok::<_, anyhow::Error>(inside.to_owned())
+    };
+    Ok(Tests { programs: inside("turnpike-ebpf-loader")?, dataplane: inside("turnpike-dataplane")? })
 }

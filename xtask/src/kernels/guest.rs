@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Outcome;
 use super::packages::{Kernel, depmod};
+use super::{Outcome, Tests};
 use crate::paths;
 use crate::run;
 
@@ -40,11 +40,13 @@ const TESTS: [&str; 12] = [
     "toa::an_option",
     "toa::every_format",
 ];
+/// The programs' tests, and those of limits twice.
+const SUMS: usize = 3;
 /// Longest time for one guest. It computes slowly: every instruction is translated.
 const DEADLINE_S: &str = "900";
 
 /// Boots the kernel and waits for the guest's end.
-fn boot(kernel: &Kernel, tests: &Path) -> Result<()> {
+fn boot(kernel: &Kernel, tests: &Tests) -> Result<()> {
     initramfs(kernel)?;
     let share = |path: &Path, tag: &str| {
         format!(
@@ -57,10 +59,11 @@ fn boot(kernel: &Kernel, tests: &Path) -> Result<()> {
     let inside =
         modules.strip_prefix(fs::canonicalize(paths::target())?).context("modules outside of target")?;
     let append = format!(
-        "console=ttyS0 quiet panic=-1 MODULES=/mnt/{} BINARY=/mnt/{} TESTS={} PROGRAMS=/mnt/debug",
+        "console=ttyS0 quiet panic=-1 MODULES=/mnt/{} BINARY=/mnt/{} TESTS={} LIMITS=/mnt/{} PROGRAMS=/mnt/debug",
         inside.display(),
-        tests.display(),
-        TESTS.join(",")
+        tests.programs.display(),
+        TESTS.join(","),
+        tests.dataplane.display()
     );
     let log = File::create(kernel.log())?;
     let mut qemu = Command::new("timeout");
@@ -76,7 +79,7 @@ fn boot(kernel: &Kernel, tests: &Path) -> Result<()> {
 }
 
 /// Runs the tests on a kernel and reads its console.
-pub(super) fn examine(kernel: &Kernel, tests: &Path) -> Result<Outcome> {
+pub(super) fn examine(kernel: &Kernel, tests: &Tests) -> Result<Outcome> {
     boot(kernel, tests)?;
     let console = String::from_utf8_lossy(&fs::read(kernel.log())?).into_owned();
     read(&console).with_context(|| format!("its console is in {}", kernel.log().display()))
@@ -116,12 +119,26 @@ fn read(console: &str) -> Result<Outcome> {
         console.lines().find_map(|line| Some(line.split_once(mark)?.1.trim()))
     };
     let release = after("KERNEL ").context("the guest did not come up")?.to_owned();
-    let sum = console.lines().find(|line| line.contains("test result:")).context("the tests did not end")?;
+    let sums: Vec<&str> = console.lines().filter(|line| line.contains("test result:")).collect();
+    ensure!(sums.len() == SUMS, "the tests did not end: {sums:?}");
     let number = |word: &str| -> Result<u32> {
-        let words: Vec<&str> = sum.split([' ', ';']).collect();
-        let at = words.iter().position(|found| *found == word).context("a sum without numbers")?;
-        words.get(at.wrapping_sub(1)).and_then(|text| text.parse().ok()).context("a sum without numbers")
+        let of = |sum: &str| -> Option<u32> {
+            let words: Vec<&str> = sum.split([' ', ';']).collect();
+            let at = words.iter().position(|found| *found == word)?;
+            words.get(at.wrapping_sub(1))?.parse().ok()
+        };
+        sums.iter().map(|sum| of(sum).context("a sum without numbers")).sum()
     };
+    let mut pacers: Vec<String> = Vec::new();
+    for line in console.lines() {
+        if let Some((_, words)) = line.split_once("limits are held by ") {
+            pacers.push(words.trim().to_owned());
+        }
+    }
+    ensure!(
+        pacers.len() == 2 && pacers.first() != pacers.last(),
+        "limits were held by {pacers:?}, not both ways"
+    );
     let (passed, failed) = (number("passed")?, number("failed")?);
     let status = console.split("STATUS BEGIN").nth(1).and_then(|text| text.split("STATUS END").next());
     let Some(status) = status else { bail!("`turnpike status` did not run") };
@@ -145,11 +162,15 @@ mod tests {
     fn a_console_tells_release_sum_and_problems() {
         let console = "SeaBIOS\r\n\x1bc\x1b[2JKERNEL 5.10.0-32-amd64\r\n\
             test result: ok. 37 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\r\n\
+            limits are held by TBF\r\n\
+            test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; 40 filtered out\r\n\
+            limits are held by fq\r\n\
+            test result: FAILED. 5 passed; 1 failed; 0 ignored; 0 measured; 40 filtered out\r\n\
             uplinks with the bypass: eth0 (clsact)\r\n\
             STATUS BEGIN\r\nnode k: agent 0.1.0 up 1s, ready\r\nproblems\r\n\
             \x20 degraded ebpf: this kernel has no TCX (Linux 6.6 and later have it): filters (2s ago)\r\nSTATUS END\r\n";
         let outcome = read(console).unwrap();
-        assert_eq!((outcome.release.as_str(), outcome.passed, outcome.failed), ("5.10.0-32-amd64", 37, 0));
+        assert_eq!((outcome.release.as_str(), outcome.passed, outcome.failed), ("5.10.0-32-amd64", 48, 1));
         assert_eq!(outcome.attached, "clsact");
         assert_eq!(outcome.lacks, ["this kernel has no TCX (Linux 6.6 and later have it): filters"]);
         assert!(read("Kernel panic").is_err());

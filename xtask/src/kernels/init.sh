@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first program of a guest of `cargo xtask lab kernels`. The kernel's command line sets MODULES, BINARY, TESTS and
-# PROGRAMS. What it finds goes to the console.
+# The first program of a guest of `cargo xtask lab kernels`. The kernel's command line sets MODULES, BINARY, TESTS, LIMITS
+# and PROGRAMS. What it finds goes to the console.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/sbin:/usr/bin
 ln -sf /bin/busybox /sbin/modprobe
@@ -34,6 +34,11 @@ inside() {
     chroot /host /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_LOG=warn "$@"
 }
 inside $BINARY --color never --test-threads=1 $(echo $TESTS | tr , ' ') 2>&1
+# Limits by both ways of holding packets back: without fq, which the kernel must not fetch by itself, and with it.
+echo /bin/false >/proc/sys/kernel/modprobe
+inside $LIMITS --color never --test-threads=1 --nocapture limits:: 2>&1
+modprobe sch_fq
+inside $LIMITS --color never --test-threads=1 --nocapture limits:: 2>&1
 # An agent that asks for all that the programs can do.
 inside ip link add eth0 type veth peer name world0
 inside ip addr add 10.1.1.11/24 dev eth0
