@@ -8,6 +8,7 @@
 #![cfg(test)]
 
 mod agent_down;
+mod firewalld;
 mod host_ports;
 mod install;
 mod lifetime;
