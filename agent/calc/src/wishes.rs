@@ -1,7 +1,7 @@
 //! Addresses that a pod asks for.
 //!
 //! Who may: an operator reserves addresses in the pool for namespaces (`spec.reservations`), and a pod of such a
-//! namespace asks for one by annotation. What the runtime itself passes on (capability `ips`: `podman run --ip`) is
+//! namespace asks for one by annotation. What the runtime itself passes on (capability `ips`, or `IP=` of CNI_ARGS: `podman run --ip`) is
 //! root's own word and needs no reservation.
 
 use std::collections::BTreeMap;

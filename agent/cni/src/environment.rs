@@ -81,10 +81,8 @@ impl Environment {
     /// The pod, from CNI_ARGS; keys that mean nothing to us are left alone, and their order is random.
     pub(crate) fn pod(&self) -> Result<PodInfo, CniError> {
         let mut pod = PodInfo::default();
-        for pair in self.args.as_deref().unwrap_or_default().split(';').filter(|pair| !pair.is_empty()) {
-            let Some((key, value)) = pair.split_once('=') else {
-                return Err(invalid("CNI_ARGS", format!("`{pair}` is not of the form KEY=VALUE")));
-            };
+        for pair in self.pairs() {
+            let (key, value) = pair?;
             let field = match key {
                 "K8S_POD_NAMESPACE" => &mut pod.namespace,
                 "K8S_POD_NAME" => &mut pod.name,
@@ -94,6 +92,31 @@ impl Environment {
             *field = Some(value.to_owned()).filter(|value| !value.is_empty());
         }
         Ok(pod)
+    }
+
+    /// Addresses from CNI_ARGS (`IP=`, by the conventions document; several with commas between them): podman's way.
+    pub(crate) fn ips(&self) -> Vec<String> {
+        let words = self.arg("IP").unwrap_or_default();
+        words.split(',').filter(|ip| !ip.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// The MAC address from CNI_ARGS (`MAC=`).
+    pub(crate) fn mac(&self) -> Option<String> {
+        self.arg("MAC").filter(|mac| !mac.is_empty()).map(str::to_owned)
+    }
+
+    /// The value of a key of CNI_ARGS; of several the last.
+    fn arg(&self, wanted: &str) -> Option<&str> {
+        let known = self.pairs().filter_map(Result::ok);
+        known.filter(|(key, _)| *key == wanted).last().map(|(_, value)| value)
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = Result<(&str, &str), CniError>> {
+        let pairs = self.args.as_deref().unwrap_or_default().split(';').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| {
+            let refused = || invalid("CNI_ARGS", format!("`{pair}` is not of the form KEY=VALUE"));
+            pair.split_once('=').ok_or_else(refused)
+        })
     }
 }
 
@@ -159,5 +182,15 @@ mod tests {
         assert_eq!(pod.uid, None);
         let broken = Environment { args: Some("K8S_POD_NAME".into()), ..Environment::default() };
         assert_eq!(broken.pod().unwrap_err().code, 4);
+    }
+
+    #[test]
+    fn addresses_come_in_args_too() {
+        let with = |args: &str| Environment { args: Some(args.into()), ..Environment::default() };
+        let podman = with("IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.244.1.33;MAC=02:00:00:00:00:33");
+        assert_eq!(podman.ips(), ["10.244.1.33"]);
+        assert_eq!(podman.mac().as_deref(), Some("02:00:00:00:00:33"));
+        assert_eq!(with("IP=10.244.1.33,fd00:244::133").ips().len(), 2);
+        assert_eq!((with("IP=;MAC=").ips(), with("IP=;MAC=").mac()), (Vec::new(), None));
     }
 }

@@ -78,8 +78,9 @@ fn add(environment: &Environment, config: &NetConf, version: CniVersion) -> Resu
         annotations: config.annotations(),
         cgroup_path: config.cgroup_path(),
         port_mappings: config.port_mappings(),
-        ips: config.ips(),
-        mac: config.mac(),
+        // The capability goes before the older way.
+        ips: Some(config.ips()).filter(|ips| !ips.is_empty()).unwrap_or_else(|| environment.ips()),
+        mac: config.mac().or_else(|| environment.mac()),
     }));
     match ask_patiently(&config.socket(), &request, &netns)? {
         Reply::Added(reply) => Ok(result::build(version, config, &attachment.ifname, path, &reply)),

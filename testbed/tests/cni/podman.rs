@@ -90,7 +90,7 @@ fn wait_footprint(turnpike: &TurnpikeNode, before: &str) -> Result<()> {
 
 /// Verifies: a container of podman's has an address of each family and a host port, and talks with a pod of containerd's
 /// beside it; it keeps its addresses over `podman network reload`; a stopped one has nothing and gets it again; `rm -f`
-/// releases all, and a second one finds nothing to do.
+/// releases all, and a second one finds nothing to do. An address and a MAC address that podman asks for are the container's.
 #[test]
 fn podman_runs_reloads_and_removes_containers() -> Result<()> {
     let lab = Lab::new("cni-podman")?;
@@ -129,6 +129,15 @@ fn podman_runs_reloads_and_removes_containers() -> Result<()> {
     podman(node, "rm -f -t 0 web")?;
     wait_footprint(&turnpike, &before)?;
     podman(node, "rm -f --ignore web")?;
+
+    run(node, "fixed", "--ip 10.244.1.33 --mac-address 02:00:00:00:00:33", Image::Nginx)?;
+    assert_eq!(addresses(node, "fixed")?[0], "10.244.1.33");
+    let link = podman(node, "exec fixed cat /sys/class/net/eth0/address")?;
+    assert_eq!(link, "02:00:00:00:00:33");
+    podman(node, "network reload fixed")?;
+    assert_eq!(addresses(node, "fixed")?[0], "10.244.1.33", "after a reload");
+    podman(node, "rm -f -t 0 fixed")?;
+    wait_footprint(&turnpike, &before)?;
     let left =
         node.text(&["sh", "-c", "ls /run/netns; ls -A /var/lib/turnpike/spool 2>/dev/null || true"])?;
     assert_eq!(left, "");
