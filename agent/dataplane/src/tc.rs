@@ -50,6 +50,11 @@ impl Qdiscs {
         Ok(qdiscs)
     }
 
+    /// False for a link that had none, or that was not there, when they were read.
+    pub(crate) fn know(&self, link: u32) -> bool {
+        self.by_link.contains_key(&link)
+    }
+
     fn of(&self, link: u32) -> &[Qdisc] {
         self.by_link.get(&link).map(Vec::as_slice).unwrap_or_default()
     }

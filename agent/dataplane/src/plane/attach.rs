@@ -245,9 +245,12 @@ impl Dataplane {
             self.remove_ifb(name)?;
             return Ok(None);
         };
-        let ifb = self.ensure_ifb(name, veth.mtu)?;
+        let (ifb, was_there) = self.ensure_ifb(name, veth.mtu)?;
         let target = Target { name: &ifb.name, index: ifb.index, mtu: ifb.mtu };
-        tc::set_limit(&mut self.netlink, qdiscs, target, Some(limit))?;
+        // Beside a new veth, whose qdiscs nobody reads, it is what an agent left that was killed between the two.
+        let left = was_there && !qdiscs.know(ifb.index);
+        let read = if left { Some(Qdiscs::read(&mut self.netlink)?) } else { None };
+        tc::set_limit(&mut self.netlink, read.as_ref().unwrap_or(qdiscs), target, Some(limit))?;
         tc::set_redirect(&mut self.netlink, qdiscs, (veth, side), Some(ifb.index))?;
         Ok(Some(ifb))
     }
@@ -265,10 +268,12 @@ impl Dataplane {
             .map_err(|refusal| refusal.doing(format!("cap bursts on {}", link.name)))
     }
 
-    fn ensure_ifb(&mut self, name: &str, mtu: u32) -> Result<Link, DataplaneError> {
+    /// The ifb of this name, up; and whether it was there already.
+    fn ensure_ifb(&mut self, name: &str, mtu: u32) -> Result<(Link, bool), DataplaneError> {
         let doing = |what: &str| format!("{what} {name}");
         let present =
             links::by_name(&mut self.netlink, name).map_err(|refusal| refusal.doing(doing("read")))?;
+        let was_there = present.is_some();
         let ifb = match present {
             Some(link) if !link.is_kind("ifb") => {
                 return Err(DataplaneError::HostLinkForeign { link: name.to_owned() });
@@ -286,7 +291,7 @@ impl Dataplane {
                 .call(&links::set_up(ifb.index))
                 .map_err(|refusal| refusal.doing(doing("bring up")))?;
         }
-        Ok(ifb)
+        Ok((ifb, was_there))
     }
 
     fn remove_ifb(&mut self, name: &str) -> Result<(), DataplaneError> {

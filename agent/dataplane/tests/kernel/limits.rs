@@ -131,6 +131,29 @@ fn a_limit_comes_and_goes_without_a_trace() {
     assert!(pod.succeeds("ping -c1 -W3 10.1.1.1"));
 }
 
+/// Verifies: of a limited pod's links only the ifb is left, as when an agent is killed between the two, or the pod's end
+/// takes the veth along; the pod's next ADD takes the ifb over, with all that is on it.
+#[test]
+fn a_limit_is_put_on_an_ifb_that_was_left() {
+    let host = Host::enter();
+    let mut plane = host.open();
+    let pod = Pod::new();
+    let before = limited(endpoint(1), 100, 50);
+    apply(&mut plane, &DesiredState::default());
+    attach(&mut plane, &before, &pod);
+    drop(plane);
+    run(&format!("ip link del {}", before.host_link));
+    let mut plane = host.open();
+    let problems = plane.apply(&state(std::slice::from_ref(&before)));
+    assert!(problems.iter().any(|problem| problem.subject == before.host_link), "{problems:?}");
+    let after = limited(endpoint(1), 100, 20);
+    attach(&mut plane, &after, &pod);
+    assert_rate(&plane, &ifb(), 20_000_000);
+    assert_eq!(plane.check(&after, pod.fd()).expect("check"), []);
+    assert!(pod.succeeds("ping -c1 -W3 10.1.1.1"));
+    apply(&mut plane, &state(&[after]));
+}
+
 #[test]
 fn a_limit_that_somebody_removed_comes_back() {
     let host = Host::enter();
