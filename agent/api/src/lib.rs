@@ -8,7 +8,9 @@
 
 mod bandwidth;
 mod client;
+mod clock;
 mod frame;
+mod heartbeat;
 mod ipam;
 mod lb;
 mod message;
@@ -22,6 +24,7 @@ pub use bandwidth::{
 };
 pub use client::{Client, ClientError};
 pub use frame::{FrameError, Receiver, write_frame};
+pub use heartbeat::{beat, heartbeat_path, since_heartbeat};
 pub use ipam::{AddressStatus, Collected, Explanation, Fact, IpamBook, IpamFinding, IpamReply, IpamRequest};
 pub use lb::{
     ConntrackPod, ConntrackReport, Count, FellBack, LbDirection, LbReport, LbSourceReport, ToaCheckRequest,
@@ -42,9 +45,3 @@ pub use trace::{PlannedRoute, TraceHop, TraceReport, TraceRequest, TraceWay};
 pub const DEFAULT_SOCKET: &str = "/run/turnpike/agent.sock";
 /// Where DELs wait while the agent is down, unless configured otherwise.
 pub const DEFAULT_SPOOL: &str = "/var/lib/turnpike/spool";
-
-/// The file beside the socket whose modification time says when the agent last lived.
-#[must_use]
-pub fn heartbeat_path(socket: &std::path::Path) -> std::path::PathBuf {
-    socket.with_extension("alive")
-}

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::message::{Attachment, DelRequest};
 
 /// Version of the files' format.
@@ -53,15 +54,12 @@ impl SpoolEntry {
     /// A DEL as of now.
     #[must_use]
     pub fn now(request: DelRequest) -> Self {
-        let clock = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let seconds = u64::try_from(clock.tv_sec).unwrap_or(0);
-        let nanoseconds = u64::try_from(clock.tv_nsec).unwrap_or(0);
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
             format: SPOOL_FORMAT,
             request,
             boot_id: boot_id.trim().to_owned(),
-            boottime_ns: seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds),
+            boottime_ns: u64::try_from(clock::boottime().as_nanos()).unwrap_or(u64::MAX),
         }
     }
 }

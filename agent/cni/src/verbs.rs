@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use turnpike_agent_api::{
     AddRequest, CheckRequest, Client, ClientError, DelRequest, GcRequest, Reply, Request, SpoolEntry, code,
-    heartbeat_path, spool,
+    since_heartbeat, spool,
 };
 
 use crate::config::NetConf;
@@ -137,20 +137,13 @@ fn status(config: &NetConf) -> Result<(), CniError> {
     let socket = config.socket();
     match Client::connect(&socket).and_then(|client| client.request(&Request::Ready, &[], STATUS_TIMEOUT)) {
         Ok(reply) => done(reply),
-        Err(_) if lived_recently(&socket) => Ok(()),
+        Err(_) if since_heartbeat(&socket).is_some_and(|age| age < RESTART_GRACE) => Ok(()),
         Err(error) => Err(CniError::new(
             code::NOT_AVAILABLE,
             format!("turnpike-agent is not running on this node: {error}"),
             "start it: systemctl start turnpike-agent; then look at: turnpike status",
         )),
     }
-}
-
-/// The agent touches this file while it lives.
-fn lived_recently(socket: &Path) -> bool {
-    let touched = std::fs::metadata(heartbeat_path(socket)).and_then(|file| file.modified());
-    let age = touched.ok().and_then(|touched| SystemTime::now().duration_since(touched).ok());
-    age.is_some_and(|age| age < RESTART_GRACE)
 }
 
 fn gc(config: &NetConf) -> Result<(), CniError> {

@@ -107,7 +107,7 @@ impl Agent {
             problems: BTreeMap::new(),
             errors: VecDeque::new(),
         };
-        let events = Events::default();
+        let events = Events::begin(state);
         Ok(Self {
             started: clock::now(),
             boot_id,

@@ -504,6 +504,23 @@ mod tests {
     }
 
     #[test]
+    fn an_address_rests_from_boot_to_boot_whatever_the_wall_clock_says() {
+        for (unix_s, up) in [0, 50, 51, 1 << 40].into_iter().flat_map(|unix| [(unix, 0), (unix, 60)]) {
+            let mut before = books();
+            let live = add(&mut before, "a", 0).record;
+            add(&mut before, "b", 0);
+            let gone = del(&mut before, "b", 50);
+            let mut after = books();
+            let present = Stamp { boot_id: BootId("c".into()), unix_s, ..stamp(up) };
+            after.restore(vec![gone, live], &present);
+            let draft = |leases| PodRecord { leases, ..record("c", "10.0.0.9") };
+            let early = after.reserve(&id("c"), &Wanted::default(), at(119), draft);
+            assert!(early.is_err(), "119 s after the boot, clock at {unix_s}");
+            add(&mut after, "c", 120);
+        }
+    }
+
+    #[test]
     fn a_failed_add_leaves_nothing_behind() {
         let mut books = books();
         let record = add(&mut books, "a", 0).record;

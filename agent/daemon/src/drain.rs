@@ -141,6 +141,11 @@ mod tests {
             assert!(book.remaining(name).unwrap() <= 900, "{name}");
             assert_eq!(nothing.lb_sources.len(), 1);
         }
+        for unix_s in [0, u64::MAX] {
+            let booted = Stamp { boot_id: BootId("c".to_owned()), unix_s, ..present.clone() };
+            let book = DrainBook::open(path.clone(), &booted);
+            assert_eq!(book.lock().draining.first().unwrap().since, Time::ZERO, "it began before the boot");
+        }
         std::fs::write(&path, "{").unwrap();
         let mut nothing = DesiredState::default();
         DrainBook::open(path, &present).merge(&mut nothing, &present);

@@ -5,12 +5,15 @@
 //! lists again. A change may be told twice, never left out. Subscribers may acknowledge what they have acted upon; ADD
 //! waits for that where `gates.subscribers` says so, DEL never.
 
+mod beginning;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 use turnpike_agent_api::{Attachment, PodInfo};
@@ -18,6 +21,8 @@ use turnpike_agent_api::{Attachment, PodInfo};
 use crate::agent::Agent;
 use crate::books::PodState;
 use crate::store::PodRecord;
+
+pub(crate) use beginning::path;
 
 /// Changes that are remembered: those of the busiest minutes of a node.
 const REMEMBERED: usize = 4096;
@@ -87,21 +92,18 @@ struct Log {
     acknowledged: BTreeMap<String, u64>,
 }
 
-impl Default for Events {
-    /// Versions begin with the wall clock, so that those of an earlier run are older than all of this one.
-    fn default() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+impl Events {
+    /// Nothing has happened yet; all versions of earlier runs are older than those of this one. Writes to the state folder.
+    pub(crate) fn begin(state: &Path) -> Self {
         let log = Log {
-            version: u64::try_from(now).unwrap_or(0),
+            version: beginning::begin(state),
             lines: VecDeque::new(),
             subscribers: 0,
             acknowledged: BTreeMap::new(),
         };
         Self { log: Mutex::new(log), grown: Condvar::new(), acknowledged: Condvar::new() }
     }
-}
 
-impl Events {
     /// A pod has its addresses; the version under which that is told.
     pub(crate) fn assigned(&self, node: &str, record: &PodRecord) -> u64 {
         let item = assignment(node, record);
@@ -276,7 +278,8 @@ mod tests {
 
     #[test]
     fn a_subscriber_goes_on_where_it_was_or_hears_that_this_is_too_old() {
-        let events = Events::default();
+        let folder = tempfile::tempdir().unwrap();
+        let events = Events::begin(folder.path());
         let start = events.log().version;
         assert_eq!(versions(&events, start), Some(Vec::new()));
         events.assigned("n1", &record("a", "10.0.0.1"));
@@ -290,11 +293,16 @@ mod tests {
         }
         assert_eq!(versions(&events, start), None, "forgotten");
         assert_eq!(versions(&events, start + 2).map(|news| news.len()), Some(REMEMBERED));
+        let again = Events::begin(folder.path());
+        assert!(again.version() > events.version());
+        again.assigned("n1", &record("c", "10.0.0.3"));
+        assert_eq!(versions(&again, events.version()), None, "of the run before");
     }
 
     #[test]
     fn who_is_waited_for_in_vain_is_named_with_what_it_has_acknowledged() {
-        let events = Events::default();
+        let folder = tempfile::tempdir().unwrap();
+        let events = Events::begin(folder.path());
         let names = ["authz", "audit", "late"].map(str::to_owned);
         let first = events.assigned("n1", &record("a", "10.0.0.1"));
         let second = events.assigned("n1", &record("b", "10.0.0.2"));

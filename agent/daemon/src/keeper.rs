@@ -56,9 +56,9 @@ pub(crate) async fn keep(agent: Arc<Agent>) {
 
 /// Tells turnpike-cni's STATUS that an agent which cannot be reached is only being restarted.
 fn beat(agent: &Agent) {
-    let path = heartbeat_path(&agent.config.paths.socket);
-    if let Err(error) = std::fs::write(&path, std::process::id().to_string()) {
-        tracing::warn!(path = %path.display(), %error, "heartbeat not written");
+    let socket = &agent.config.paths.socket;
+    if let Err(error) = turnpike_agent_api::beat(socket) {
+        tracing::warn!(path = %heartbeat_path(socket).display(), %error, "heartbeat not written");
     }
 }
 

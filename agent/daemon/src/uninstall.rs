@@ -9,6 +9,7 @@ use turnpike_dataplane::Dataplane;
 
 use crate::bgp;
 use crate::config::Config;
+use crate::events;
 use crate::store::Store;
 
 /// Removes all; goes on after errors, and fails at the end if anything is left.
@@ -32,7 +33,8 @@ pub(crate) fn uninstall(config: &Config) -> anyhow::Result<()> {
         note(&mut left, &folder, std::fs::remove_dir_all(&folder));
     }
     let socket = &config.paths.socket;
-    for file in [socket.clone(), heartbeat_path(socket), state.join("resources.json"), state.join("lock")] {
+    let state_files = ["resources.json", "lock"].map(|name| state.join(name));
+    for file in state_files.into_iter().chain([socket.clone(), heartbeat_path(socket), events::path(state)]) {
         note(&mut left, &file, std::fs::remove_file(&file));
     }
     for line in &left {

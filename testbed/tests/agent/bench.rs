@@ -93,8 +93,22 @@ impl Bench {
     }
 
     pub(crate) fn restart(&self) -> Result<()> {
-        *self.agent.lock().expect("nobody panicked with it") = launch(&self.node)?;
+        self.restart_with(&[])
+    }
+
+    /// The next agent, with this in its environment, and in nobody else's on the way to it.
+    pub(crate) fn restart_with(&self, environment: &[(&str, &str)]) -> Result<()> {
+        let mut command = self.node.command("env")?;
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(binary("turnpike-agent")?).args(["--config", CONFIG]);
+        let agent = self.node.spawn("turnpike-agent", command)?;
+        *self.agent.lock().expect("nobody panicked with it") = agent;
         self.wait_ready()
+    }
+
+    /// What the agents have logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.agent.lock().expect("nobody panicked with it").log()
     }
 
     /// What the next agent is configured with.
@@ -131,11 +145,7 @@ impl Bench {
 
     /// The next agent, which will die at a failpoint.
     pub(crate) fn restart_armed(&self, failpoint: &str) -> Result<()> {
-        let mut command = agent_command(&self.node)?;
-        command.env("TURNPIKE_FAILPOINT", failpoint);
-        let agent = self.node.spawn("turnpike-agent", command)?;
-        *self.agent.lock().expect("nobody panicked with it") = agent;
-        self.wait_ready()
+        self.restart_with(&[("TURNPIKE_FAILPOINT", failpoint)])
     }
 
     /// Stops every thread of the agent where it is; a system call under way ends first.
@@ -344,7 +354,8 @@ impl Bench {
 
 fn config(more: &str) -> String {
     let bgpd = if more.contains("[bgpd]") { "" } else { "[bgpd]\nenabled = false\n" };
-    format!("[node]\nname = \"n1\"\n[ipam]\ncooldown_seconds = 0\n{bgpd}{more}")
+    let ipam = if more.contains("[ipam]") { "" } else { "[ipam]\ncooldown_seconds = 0\n" };
+    format!("[node]\nname = \"n1\"\n{ipam}{bgpd}{more}")
 }
 
 fn launch(node: &Node) -> Result<Process> {

@@ -184,7 +184,7 @@ fn a_silent_subscriber_is_named_and_holds_no_del_back() -> Result<()> {
     lab.finish()
 }
 
-const TWO_ADDRESSES: &str = "\
+pub(crate) const TWO_ADDRESSES: &str = "\
 apiVersion: turnpike.io/v1alpha1
 kind: IPPool
 metadata: {name: v4}

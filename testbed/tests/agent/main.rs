@@ -12,6 +12,7 @@ mod bench;
 mod books;
 mod chaos;
 mod churn;
+mod clocks;
 mod diagnosis;
 mod fixed;
 mod gates;

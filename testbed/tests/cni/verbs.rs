@@ -8,6 +8,8 @@ use turnpike_testbed::{Lab, PodSpec};
 
 use super::start;
 
+const HEARTBEAT: &str = "/run/turnpike/agent.alive";
+
 /// Runs the plugin with an environment and a stdin; gives its exit code and what it printed, as JSON.
 pub(super) fn plugin(turnpike: &TurnpikeNode, env: &[(&str, &str)], stdin: &Value) -> Result<(i32, Value)> {
     turnpike.node().write_file("/run/cni-stdin", stdin.to_string())?;
@@ -64,7 +66,15 @@ fn version_needs_no_agent_and_status_tells_of_it() -> Result<()> {
         (0, Value::Null),
         "a restart is no reason to evict pods"
     );
-    turnpike.node().run(&["touch", "-d", "1 minute ago", "/run/turnpike/agent.alive"])?;
+    // As when the clock is set, forwards or back, while the agent is down.
+    for time in ["1 year", "1 year ago"] {
+        turnpike.node().run(&["touch", "-d", time, HEARTBEAT])?;
+        assert_eq!(plugin(&turnpike, &status, &config)?, (0, Value::Null), "{time}");
+    }
+    let alive = turnpike.node().read_file(HEARTBEAT)?;
+    let (pid, stamp) = alive.trim().split_once(' ').context("a process ID and a stamp")?;
+    let earlier = stamp.parse::<u64>()?.saturating_sub(60_000_000_000);
+    turnpike.node().write_file(HEARTBEAT, format!("{pid} {earlier}\n"))?;
     let (code, answer) = plugin(&turnpike, &status, &config)?;
     assert_ne!(code, 0);
     assert_eq!(answer["code"], 50, "{answer}");

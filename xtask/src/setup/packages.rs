@@ -41,6 +41,8 @@ pub(super) const LAB: &[Package] = &[
     ("conmon", "podman's monitor of a container"),
     ("firewalld", "a firewall that the host may have"),
     ("dbus-daemon", "a bus of firewalld's own"),
+    ("libfaketime", "a wall clock that jumps"),
+    ("radvd", "a router that advertises itself"),
     ("busybox-static", "pod image"),
     ("nginx-light", "pod image: the unmodified server behind TOA"),
     ("iperf3", "pod image: traffic for the limits"),
