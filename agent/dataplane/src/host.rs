@@ -65,6 +65,7 @@ pub(crate) fn enable_forwarding() -> Result<(), DataplaneError> {
         let key = format!("net/ipv6/conf/{name}/accept_ra");
         if sysctl::read(&key)?.as_deref() == Some("1") {
             sysctl::ensure(&key, "2")?;
+            tracing::info!(link = name, "accept_ra is 2 from now on: with forwarding, 1 would be deaf");
         }
     }
     sysctl::ensure(all, "1").map(|_| ())

@@ -7,6 +7,7 @@
 
 #![cfg(test)]
 
+mod advertised;
 mod agent_down;
 mod firewalld;
 mod host_ports;
@@ -34,15 +35,21 @@ const V6: (&str, &str) = ("fd00:244::/48", "fd00:244::100/122");
 
 /// The box that stands for the rest of the world: it routes the node's blocks back to it.
 fn wire(lab: &Lab) -> Result<(Node, Node)> {
-    let (n1, outside) = (lab.node("n1")?, lab.node("outside")?);
-    lab.link(&n1, "eth0", &outside, "eth0")?;
-    outside.forward()?;
+    let (n1, outside) = wire_links(lab)?;
     for ((inner, outer), (length, block)) in NODE.iter().zip(OUTSIDE).zip([("24", V4.1), ("64", V6.1)]) {
         n1.addr("eth0", &format!("{inner}/{length}"))?;
         outside.addr("eth0", &format!("{outer}/{length}"))?;
         n1.route(&format!("default via {outer}"))?;
         outside.route(&format!("{block} via {inner}"))?;
     }
+    Ok((n1, outside))
+}
+
+/// The same two without addresses and routes.
+fn wire_links(lab: &Lab) -> Result<(Node, Node)> {
+    let (n1, outside) = (lab.node("n1")?, lab.node("outside")?);
+    lab.link(&n1, "eth0", &outside, "eth0")?;
+    outside.forward()?;
     Ok((n1, outside))
 }
 
