@@ -27,7 +27,7 @@ pub struct Options {
     /// Every case with every daemon, five times, however long it takes.
     #[arg(long)]
     pub full: bool,
-    /// Only cases of `bandwidth` (of its full set) or `bgp` whose name contains this; may repeat.
+    /// Only cases of `bandwidth` (of its full set), `bgp` or `cni` whose name contains this; may repeat.
     #[arg(long)]
     pub case: Vec<String>,
     /// Only daemons of `bgp`, peers of `bandwidth`, whose name contains this; may repeat.

@@ -11,7 +11,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use self::callers::{Call, Network, Wish};
 use super::Options;
@@ -27,7 +27,7 @@ const ROUNDS: usize = 5;
 /// Pods of a full node.
 const FULL_NODE: usize = 250;
 /// Idle time over which the agent's CPU is measured.
-const IDLE: Duration = Duration::from_secs(15);
+const IDLE: Duration = Duration::from_secs(60);
 
 const POOLS: &str = "
 apiVersion: turnpike.io/v1alpha1
@@ -58,10 +58,20 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let config = TurnpikeConfig::default().with_resource("pools.yaml", POOLS);
     let turnpike = TurnpikeNode::start(&node, &config)?;
     let mut rows = Vec::new();
-    one_by_one(&node, Wish::Plain, runs, &mut rows)?;
-    one_by_one(&node, Wish::LimitsAndPort, runs, &mut rows)?;
-    at_once(&node, &mut rows)?;
-    filling(&node, &turnpike, options.full, &mut rows)?;
+    let asked = |case: &str| options.case.is_empty() || options.case.iter().any(|part| case.contains(part));
+    for wish in [Wish::Plain, Wish::LimitsAndPort].into_iter().filter(|wish| asked(wish.case())) {
+        one_by_one(&node, wish, runs, &mut rows)?;
+    }
+    let case = format!("{AT_ONCE} at once");
+    if asked(&case) {
+        at_once(&node, &case, &mut rows)?;
+    }
+    let pods = if options.full { 2 * FULL_NODE } else { FULL_NODE };
+    let case = format!("a node that fills up to {pods} pods");
+    if asked(&case) {
+        filling(&node, &turnpike, (&case, pods), &mut rows)?;
+    }
+    ensure!(!rows.is_empty(), "no case of cni contains any of {:?}", options.case);
     let title = format!(
         "CNI calls, median and 99th percentile of {runs} alternating runs (ours IPv4 and IPv6, the peers IPv4)"
     );
@@ -136,18 +146,14 @@ fn one_by_one(node: &Node, wish: Wish, runs: usize, rows: &mut Vec<Comparison>) 
         Ok(measured)
     })??;
     remove(node, &names)?;
-    let case = match wish {
-        Wish::Plain => "one pod after the other",
-        Wish::LimitsAndPort => "the same, with limits and a host port",
-    };
     let mut all = measured.into_iter().zip(networks);
     let (ours, _) = all.next().context("ours")?;
-    rows.extend(compare(case, &ours, &all.collect::<Vec<_>>()));
+    rows.extend(compare(wish.case(), &ours, &all.collect::<Vec<_>>()));
     Ok(())
 }
 
 /// Sixteen ADDs at once, then sixteen DELs.
-fn at_once(node: &Node, rows: &mut Vec<Comparison>) -> Result<()> {
+fn at_once(node: &Node, case: &str, rows: &mut Vec<Comparison>) -> Result<()> {
     let networks = [Network::ours(), Network::chain()];
     let names = namespaces(node, "m", networks.len() * AT_ONCE * ROUNDS)?;
     let mut measured: Vec<Verbs> = networks.iter().map(|_| Verbs::default()).collect();
@@ -166,14 +172,17 @@ fn at_once(node: &Node, rows: &mut Vec<Comparison>) -> Result<()> {
     remove(node, &names)?;
     let mut all = measured.into_iter().zip(networks);
     let (ours, _) = all.next().context("ours")?;
-    let case = format!("{AT_ONCE} at once");
-    rows.extend(compare(&case, &ours, &all.collect::<Vec<_>>()));
+    rows.extend(compare(case, &ours, &all.collect::<Vec<_>>()));
     Ok(())
 }
 
 /// A node that fills up: is the last ADD as fast as the first, and what does the agent need?
-fn filling(node: &Node, turnpike: &TurnpikeNode, full: bool, rows: &mut Vec<Comparison>) -> Result<()> {
-    let pods = if full { 2 * FULL_NODE } else { FULL_NODE };
+fn filling(
+    node: &Node,
+    turnpike: &TurnpikeNode,
+    (case, pods): (&str, usize),
+    rows: &mut Vec<Comparison>,
+) -> Result<()> {
     let network = Network::ours();
     let names = namespaces(node, "f", pods)?;
     let agent = turnpike.agent_pid();
@@ -189,16 +198,15 @@ fn filling(node: &Node, turnpike: &TurnpikeNode, full: bool, rows: &mut Vec<Comp
         part.percentile(50)
     };
     let (first, last) = (times.get(..50).unwrap_or_default(), times.get(pods - 50..).unwrap_or_default());
-    let case = format!("a node that fills up to {pods} pods");
-    rows.push(Comparison::new(&case, "ADD p50 of the last 50, ms", part(last), "the first 50", part(first)));
+    rows.push(Comparison::new(case, "ADD p50 of the last 50, ms", part(last), "the first 50", part(first)));
     let resident = resident_mib(agent)?;
-    rows.push(Comparison::new(&case, "agent's resident memory, MiB", resident, "without pods", empty));
+    rows.push(Comparison::new(case, "agent's resident memory, MiB", resident, "without pods", empty));
     let per_add = spent * 1e3 / f64::from(u32::try_from(pods)?);
-    rows.push(Comparison::new(&case, "agent's CPU for each ADD, ms", per_add, "ADD p50, ms", part(&times)));
+    rows.push(Comparison::new(case, "agent's CPU for each ADD, ms", per_add, "ADD p50, ms", part(&times)));
     let (begun, before) = (Instant::now(), cpu_seconds(agent)?);
     thread::sleep(IDLE);
     let idle = (cpu_seconds(agent)? - before) / begun.elapsed().as_secs_f64() * 100.0;
-    rows.push(Comparison::new(&case, "agent's CPU when idle, % of one", idle, "target", 0.2));
+    rows.push(Comparison::new(case, "agent's CPU when idle, % of one", idle, "target", 0.2));
     node.inside_with_children(|| -> Result<()> {
         names.iter().try_for_each(|id| network.del(Call::plain(id), &serde_json::Value::Null))
     })??;

@@ -24,6 +24,16 @@ pub(super) enum Wish {
     LimitsAndPort,
 }
 
+impl Wish {
+    /// Name of the case that measures it.
+    pub(super) const fn case(self) -> &'static str {
+        match self {
+            Self::Plain => "one pod after the other",
+            Self::LimitsAndPort => "the same, with limits and a host port",
+        }
+    }
+}
+
 impl Network {
     pub(super) fn ours() -> Self {
         let plugin = json!({
