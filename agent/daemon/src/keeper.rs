@@ -1,6 +1,7 @@
 //! What has to be looked after without being asked: spooled DELs, pods whose link vanished, the heartbeat.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,16 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// True when the host has a link of that name.
 pub(crate) fn link_exists(name: &str) -> bool {
-    // The interface's index, asked on any socket of this network namespace.
-    rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
-        .and_then(|socket| rustix::net::netdevice::name_to_index(&socket, name))
-        .is_ok()
+    any_socket().is_some_and(|socket| has_link(&socket, name))
+}
+
+/// Any socket of this network namespace can be asked for the index of an interface.
+fn any_socket() -> Option<OwnedFd> {
+    rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()
+}
+
+fn has_link(socket: &OwnedFd, name: &str) -> bool {
+    rustix::net::netdevice::name_to_index(socket, name).is_ok()
 }
 
 /// Names of all links of this network namespace.
@@ -80,10 +87,11 @@ fn observe(agent: &Agent) {
         let books = agent.books();
         books.pods().iter().map(|(id, entry)| (id.clone(), entry.record.host_link.clone())).collect()
     };
+    let Some(socket) = any_socket() else { return };
     for (id, link) in pods {
         // Somebody works on it: it is not forgotten.
         let Some(_guard) = agent.locks.try_lock(&id) else { continue };
-        if is_to_go(agent, &id, link_exists(&link))
+        if is_to_go(agent, &id, has_link(&socket, &link))
             && let Err(error) = verbs::remove(agent, &id)
         {
             tracing::warn!(container = id.container_id, "cannot be reclaimed yet: {error}");

@@ -114,17 +114,22 @@ impl Bpf {
     }
 
     /// Forgets hooks whose filter somebody took away, so that [`Self::apply`] puts them back: unlike a pinned link, a
-    /// filter is anybody's to delete. `is_there` looks for ours on a link. Answers where
-    /// they are missing.
-    pub(crate) fn look(&mut self, mut is_there: impl FnMut(u32, Hook) -> bool) -> Vec<(Hook, u32)> {
+    /// filter is anybody's to delete. `are_there` looks for ours on links that `concerns` admits. Answers where they are
+    /// missing.
+    pub(crate) fn look(
+        &mut self,
+        concerns: impl Fn(u32) -> bool,
+        are_there: impl FnOnce(&[(Hook, u32)]) -> Vec<bool>,
+    ) -> Vec<(Hook, u32)> {
         let recorded = self.programs.as_ref().ok().and_then(|programs| programs.attachments().ok());
         let filters = recorded.into_iter().flatten().filter_map(|attachment| match attachment {
             Attachment::Link { hook, ifindex, mode: AttachMode::Clsact } => Some((hook, ifindex)),
             _ => None,
         });
-        let missing: Vec<_> = filters
-            .filter(|(hook, link)| self.ours.contains(&(*hook, *link)) && !is_there(*link, *hook))
-            .collect();
+        let ours: Vec<_> = filters.filter(|hook| concerns(hook.1) && self.ours.contains(hook)).collect();
+        let found = are_there(&ours);
+        let missing: Vec<_> =
+            ours.into_iter().zip(found).filter_map(|(hook, is_there)| (!is_there).then_some(hook)).collect();
         for hook in &missing {
             self.ours.remove(hook);
         }
@@ -429,13 +434,15 @@ impl Session<'_> {
                 }
             }
         }
-        let is_recorded = |hook: Hook, index: u32| {
-            recorded.iter().any(|attachment| {
-                matches!(attachment, Attachment::Link { hook: found, ifindex, .. } if (*found, *ifindex) == (hook, index))
+        let recorded: BTreeSet<(Hook, u32)> = recorded
+            .into_iter()
+            .filter_map(|attachment| match attachment {
+                Attachment::Link { hook, ifindex, .. } => Some((hook, ifindex)),
+                Attachment::Cgroup { .. } => None,
             })
-        };
+            .collect();
         for ((hook, index), name) in &wanted.hooks {
-            if self.ours.contains(&(*hook, *index)) && is_recorded(*hook, *index) {
+            if self.ours.contains(&(*hook, *index)) && recorded.contains(&(*hook, *index)) {
                 continue;
             }
             match view.links.get(*name) {

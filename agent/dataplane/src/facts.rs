@@ -21,17 +21,13 @@ pub(crate) fn read(netlink: &mut Netlink, configured_mtu: Option<u32>) -> Result
         .filter(|(_, _, scope)| *scope == AddressScope::Universe)
         .map(|(index, ..)| index)
         .collect();
-    let uplinks = uplinks(&links, &addressed, &links::main_routes(netlink)?);
+    let uplinks = uplinks(&links, &addressed, &links::default_routes(netlink)?);
     let mtu = decide_mtu(&uplinks, configured_mtu);
     Ok(NodeFacts { uplinks, mtu })
 }
 
 fn uplinks(links: &BTreeMap<String, Link>, addressed: &BTreeSet<u32>, routes: &[KernelRoute]) -> Vec<Uplink> {
-    let defaults: BTreeSet<u32> = routes
-        .iter()
-        .filter(|route| route.destination.is_none())
-        .flat_map(|route| route.links.iter().copied())
-        .collect();
+    let defaults: BTreeSet<u32> = routes.iter().flat_map(|route| route.links.iter().copied()).collect();
     links
         .values()
         .filter(|link| link.up && !link.loopback && !link.name.starts_with(LINK_PREFIX))

@@ -1,6 +1,8 @@
 //! Do the node's gateways answer? The kernel itself is asked to prove each gateway's neighbour entry (ARP, ND), and its
 //! verdict is read with the next look. Nothing is sent by hand, and nothing of an entry is changed.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use netlink_packet_core::ParseableParametrized;
@@ -38,10 +40,10 @@ pub struct Gateway {
 
 /// Reads the gateways' entries, and has the kernel prove each of them.
 pub(crate) fn look(netlink: &mut Netlink) -> Result<Vec<Gateway>, Refusal> {
-    let known = states(netlink)?;
+    let mut known = BTreeMap::new();
     let mut found = Vec::new();
     let mut requests = Vec::new();
-    for route in links::main_routes(netlink)?.into_iter().filter(|route| route.destination.is_none()) {
+    for route in links::default_routes(netlink)? {
         // Several next hops do not tell which address is on which link; each has its own metric then, as routers
         // advertise them, or BGP proves them.
         let (Some(address), [index]) = (route.gateway, route.links.as_slice()) else { continue };
@@ -49,8 +51,11 @@ pub(crate) fn look(netlink: &mut Netlink) -> Result<Vec<Gateway>, Refusal> {
         if link.is_kind("veth") && link.name.starts_with(crate::endpoint::LINK_PREFIX) {
             continue;
         }
-        let state =
-            known.iter().find(|(on, ip, _)| on == index && *ip == address).map(|(_, _, state)| *state);
+        let known = match known.entry(*index) {
+            Entry::Occupied(read) => read.into_mut(),
+            Entry::Vacant(new) => new.insert(states(netlink, *index)?),
+        };
+        let state = known.iter().find(|(ip, _)| *ip == address).map(|(_, state)| *state);
         requests.push(prove(*index, address));
         found.push(Gateway { link: link.name, index: *index, address, reach: reach(state) });
     }
@@ -59,25 +64,24 @@ pub(crate) fn look(netlink: &mut Netlink) -> Result<Vec<Gateway>, Refusal> {
     Ok(found)
 }
 
-/// Every neighbour entry's state: interface index, address, state.
-fn states(netlink: &mut Netlink) -> Result<Vec<(u32, IpAddr, NeighbourState)>, Refusal> {
-    let request = Request::route(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), 0);
-    let replies = netlink.dump(&request)?;
-    let entry = |message: &NeighbourMessage| {
+/// The states of a link's neighbour entries by address.
+fn states(netlink: &mut Netlink, index: u32) -> Result<Vec<(IpAddr, NeighbourState)>, Refusal> {
+    let mut request = NeighbourMessage::default();
+    request.attributes.push(NeighbourAttribute::IfIndex(index));
+    let request = Request::route(&RouteNetlinkMessage::GetNeighbour(request), 0);
+    netlink.rows(&request, |kind, body| {
+        let Ok(RouteNetlinkMessage::NewNeighbour(message)) =
+            RouteNetlinkMessage::parse_with_param(body, kind)
+        else {
+            return None;
+        };
         let address = message.attributes.iter().find_map(|attribute| match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
             _ => None,
         });
-        address.map(|address| (message.header.ifindex, address, message.header.state))
-    };
-    Ok(replies
-        .iter()
-        .filter_map(|reply| match RouteNetlinkMessage::parse_with_param(&reply.body, reply.kind) {
-            Ok(RouteNetlinkMessage::NewNeighbour(message)) => entry(&message),
-            _ => None,
-        })
-        .collect())
+        (message.header.ifindex == index).then_some((address?, message.header.state))
+    })
 }
 
 fn reach(state: Option<NeighbourState>) -> Reach {

@@ -8,28 +8,34 @@ use ipnetwork::IpNetwork;
 use netlink_packet_route::address::AddressScope;
 use turnpike_model::desired::Endpoint;
 
+use crate::devconf::{LinkSysctl, V4, V6};
 use crate::endpoint::{self, GATEWAY_V6, HOST_MAC, LINK_PREFIX};
 use crate::links::{self, Link, Mac};
 use crate::netlink::{Netlink, Request};
-use crate::{DataplaneError, sysctl};
+use crate::{DataplaneError, neighbours, sysctl};
 
 /// Prefix length of every link-local address.
 const LINK_LOCAL_LENGTH: u8 = 64;
 
-/// Addresses and permanent neighbours of all links, read once for many endpoints.
+/// Addresses, permanent neighbours and neighbour tables of all links, read once for many endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct HostTables {
+    /// Links that answer ARP for others without delay.
+    prompt: BTreeSet<u32>,
     addresses: BTreeSet<(u32, IpNetwork)>,
     neighbours: BTreeSet<(u32, IpAddr, Mac)>,
 }
 
 impl HostTables {
-    /// Dumps both tables.
+    /// Dumps all of them.
     pub(crate) fn read(netlink: &mut Netlink) -> Result<Self, DataplaneError> {
         let addresses = links::all_addresses(netlink).map_err(|refusal| refusal.doing("list addresses"))?;
         let neighbours =
-            links::permanent_neighbours(netlink).map_err(|refusal| refusal.doing("list neighbours"))?;
+            neighbours::permanent_neighbours(netlink).map_err(|refusal| refusal.doing("list neighbours"))?;
+        let prompt =
+            neighbours::prompt_proxies(netlink).map_err(|refusal| refusal.doing("list neighbour tables"))?;
         Ok(Self {
+            prompt: prompt.into_iter().collect(),
             addresses: addresses.into_iter().map(|(index, net, _)| (index, net)).collect(),
             neighbours: neighbours.into_iter().collect(),
         })
@@ -79,7 +85,7 @@ pub(crate) fn reconcile(
     tables: &HostTables,
 ) -> Result<bool, DataplaneError> {
     let name = &link.name;
-    let mut wrote = sysctls(endpoint)?;
+    let mut wrote = sysctls(endpoint, link, tables)?;
     let requests = differences(endpoint, link, tables);
     wrote |= !requests.is_empty();
     netlink.all(&requests).map_err(|refusal| refusal.doing(format!("set up host side {name}")))?;
@@ -107,37 +113,44 @@ pub(crate) fn format_mac(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Sysctls of the host side; `None` where the family is not there.
-pub(crate) fn wanted_sysctls(endpoint: &Endpoint) -> Vec<(String, &'static str)> {
-    let link = &endpoint.host_link;
-    let v4 = |key: &str| format!("net/ipv4/conf/{link}/{key}");
-    let v6 = |key: &str| format!("net/ipv6/conf/{link}/{key}");
+/// Sysctls of the host side.
+pub(crate) fn wanted_sysctls(endpoint: &Endpoint, link: &Link) -> Vec<(LinkSysctl, u32)> {
     let mut wanted = vec![
-        (v4("forwarding"), "1"),
+        (LinkSysctl::V4(V4::Forwarding), 1),
         // Answers ARP as Calico does, for pods whose permanent entry was lost.
-        (v4("proxy_arp"), "1"),
-        (format!("net/ipv4/neigh/{link}/proxy_delay"), "0"),
-        (v4("rp_filter"), "1"),
-        (v4("accept_local"), "0"),
+        (LinkSysctl::V4(V4::ProxyArp), 1),
+        (LinkSysctl::ProxyDelay, 0),
+        (LinkSysctl::V4(V4::RpFilter), 1),
+        (LinkSysctl::V4(V4::AcceptLocal), 0),
     ];
     if !endpoint.host_ports.is_empty() && endpoint.addresses.iter().any(IpAddr::is_ipv4) {
         // The node's own processes reach a host port at 127.0.0.1; `nft/host_ports.rs` keeps the pod from using it.
-        wanted.push((v4("route_localnet"), "1"));
+        wanted.push((LinkSysctl::V4(V4::RouteLocalnet), 1));
     }
-    if sysctl::has_ipv6() {
+    if link.devconf.has_ipv6() || sysctl::has_ipv6() {
         // The link-local address is added by hand: other address generation modes would not yield the EUI-64 one.
-        wanted.extend([(v6("addr_gen_mode"), "1"), (v6("accept_ra"), "0"), (v6("accept_dad"), "0")]);
+        wanted.extend([(V6::AddrGenMode, 1), (V6::AcceptRa, 0), (V6::AcceptDad, 0)].map(v6));
         if endpoint.addresses.iter().any(IpAddr::is_ipv6) {
-            wanted.extend([(v6("disable_ipv6"), "0"), (v6("forwarding"), "1")]);
+            wanted.extend([(V6::DisableIpv6, 0), (V6::Forwarding, 1)].map(v6));
         }
     }
     wanted
 }
 
-fn sysctls(endpoint: &Endpoint) -> Result<bool, DataplaneError> {
+fn v6((name, value): (V6, u32)) -> (LinkSysctl, u32) {
+    (LinkSysctl::V6(name), value)
+}
+
+fn sysctls(endpoint: &Endpoint, link: &Link, tables: &HostTables) -> Result<bool, DataplaneError> {
     let mut wrote = false;
-    for (key, value) in wanted_sysctls(endpoint) {
-        wrote |= sysctl::ensure(&key, value)?;
+    for (name, value) in wanted_sysctls(endpoint, link) {
+        let known = match name {
+            LinkSysctl::ProxyDelay => tables.prompt.contains(&link.index).then_some(0),
+            _ => link.devconf.get(name),
+        };
+        if known != Some(value) {
+            wrote |= sysctl::ensure(&name.key(&link.name), &value.to_string())?;
+        }
     }
     Ok(wrote)
 }
@@ -161,6 +174,6 @@ fn differences(endpoint: &Endpoint, link: &Link, tables: &HostTables) -> Vec<Req
     }
     let mac = endpoint::mac_of(endpoint);
     let missing = tables.missing_neighbours(endpoint, link);
-    requests.extend(missing.into_iter().map(|address| links::set_neighbour(link.index, address, mac)));
+    requests.extend(missing.into_iter().map(|address| neighbours::set_neighbour(link.index, address, mac)));
     requests
 }

@@ -11,12 +11,14 @@
 mod bpf;
 mod config;
 mod conntrack;
+mod devconf;
 mod endpoint;
 mod error;
 mod facts;
 mod gateways;
 mod host;
 mod links;
+mod neighbours;
 mod netlink;
 mod netns;
 mod nft;

@@ -10,14 +10,12 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use crate::devconf::Devconf;
 use crate::netlink::{self, Netlink, Refusal, Request, attr};
 
 /// A MAC address.
@@ -29,12 +27,19 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
+const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INFO_KIND: u16 = 1;
 const LINK_HEADER: usize = 16;
 const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+/// `RTEXT_FILTER_SKIP_STATS`: the kernel neither sums up counters nor sends them, which is half of the answer.
+const SKIP_STATS: u32 = 1 << 3;
+/// Offset of `rtm_dst_len` in `struct rtmsg`.
+const ROUTE_LENGTH: usize = 1;
 /// Transmit queue length of our links, in packets: HTB's queues take it for their own, and what is let in is not theirs to
 /// drop.
 const QUEUE_PACKETS: u32 = 10_000;
@@ -59,6 +64,8 @@ pub(crate) struct Link {
     pub(crate) master: Option<u32>,
     /// Number of the device group; 0 unless somebody set one.
     pub(crate) group: Option<u32>,
+    /// Its sysctls.
+    pub(crate) devconf: Devconf,
 }
 
 impl Link {
@@ -80,6 +87,7 @@ impl Link {
             gso_max_size: attr::find_u32(attributes, IFLA_GSO_MAX_SIZE),
             master: attr::find_u32(attributes, IFLA_MASTER),
             group: attr::find_u32(attributes, IFLA_GROUP),
+            devconf: attr::find(attributes, IFLA_AF_SPEC).map(Devconf::parse).unwrap_or_default(),
         })
     }
 
@@ -91,18 +99,14 @@ impl Link {
 
 /// All interfaces of the socket's namespace, by name.
 pub(crate) fn all(netlink: &mut Netlink) -> Result<BTreeMap<String, Link>, Refusal> {
-    let request = Request::route(&RouteNetlinkMessage::GetLink(LinkMessage::default()), 0);
-    let replies = netlink.dump(&request)?;
-    let links =
-        replies.iter().filter(|reply| reply.kind == RTM_NEWLINK).filter_map(|reply| Link::parse(&reply.body));
-    Ok(links.map(|link| (link.name.clone(), link)).collect())
+    let parse = |kind, body: &[u8]| if kind == RTM_NEWLINK { Link::parse(body) } else { None };
+    let links = netlink.rows(&get_link(0, None), parse)?;
+    Ok(links.into_iter().map(|link| (link.name.clone(), link)).collect())
 }
 
 /// One interface by name.
 pub(crate) fn by_name(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, Refusal> {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    match netlink.get(&Request::route(&RouteNetlinkMessage::GetLink(message), 0)) {
+    match netlink.get(&get_link(0, Some(name))) {
         Ok(reply) => Ok(Link::parse(&reply.body).filter(|link| link.name == name)),
         Err(refusal) if refusal.is_absent() => Ok(None),
         Err(refusal) => Err(refusal),
@@ -111,11 +115,24 @@ pub(crate) fn by_name(netlink: &mut Netlink, name: &str) -> Result<Option<Link>,
 
 /// One interface by index.
 pub(crate) fn by_index(netlink: &mut Netlink, index: u32) -> Result<Option<Link>, Refusal> {
-    match netlink.get(&Request::route(&RouteNetlinkMessage::GetLink(with_index(index)), 0)) {
+    match netlink.get(&get_link(index, None)) {
         Ok(reply) => Ok(Link::parse(&reply.body)),
         Err(refusal) if refusal.is_absent() => Ok(None),
         Err(refusal) => Err(refusal),
     }
+}
+
+fn get_link(index: u32, name: Option<&str>) -> Request {
+    let mut body = vec![0; LINK_HEADER];
+    if let Some(place) = body.get_mut(4..8) {
+        place.copy_from_slice(&index.to_ne_bytes());
+    }
+    let mut attributes = attr::Attributes::default().put(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    if let Some(name) = name {
+        attributes = attributes.put_text(IFLA_IFNAME, name);
+    }
+    body.extend(attributes.bytes());
+    Request { kind: RTM_GETLINK, flags: 0, body }
 }
 
 /// What a new veth pair looks like.
@@ -243,12 +260,10 @@ pub(crate) fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<IpNetwo
 /// Addresses of all links: interface index, address with prefix length, scope.
 pub(crate) fn all_addresses(netlink: &mut Netlink) -> Result<Vec<(u32, IpNetwork, AddressScope)>, Refusal> {
     let request = Request::route(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), 0);
-    let mut found = Vec::new();
-    for reply in netlink.dump(&request)? {
-        let Ok(RouteNetlinkMessage::NewAddress(message)) =
-            RouteNetlinkMessage::parse_with_param(&reply.body, reply.kind)
+    netlink.rows(&request, |kind, body| {
+        let Ok(RouteNetlinkMessage::NewAddress(message)) = RouteNetlinkMessage::parse_with_param(body, kind)
         else {
-            continue;
+            return None;
         };
         let mut address = None;
         for attribute in &message.attributes {
@@ -258,67 +273,14 @@ pub(crate) fn all_addresses(netlink: &mut Netlink) -> Result<Vec<(u32, IpNetwork
                 _ => {}
             }
         }
-        if let Some(net) = address.and_then(|ip| IpNetwork::new(ip, message.header.prefix_len).ok()) {
-            found.push((message.header.index, net, message.header.scope));
-        }
-    }
-    Ok(found)
-}
-
-/// Adds or replaces a permanent neighbour entry.
-pub(crate) fn set_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family(address);
-    message.header.ifindex = index;
-    message.header.state = NeighbourState::Permanent;
-    message.header.kind = RouteType::Unicast;
-    message.attributes.push(NeighbourAttribute::Destination(match address {
-        IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
-        IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
-    }));
-    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
-    Request::route(&RouteNetlinkMessage::NewNeighbour(message), netlink::CREATE | netlink::REPLACE)
-}
-
-/// Permanent neighbour entries: interface index, address, MAC.
-pub(crate) fn permanent_neighbours(netlink: &mut Netlink) -> Result<Vec<(u32, IpAddr, Mac)>, Refusal> {
-    let request = Request::route(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), 0);
-    let mut found = Vec::new();
-    for reply in netlink.dump(&request)? {
-        let Ok(RouteNetlinkMessage::NewNeighbour(message)) =
-            RouteNetlinkMessage::parse_with_param(&reply.body, reply.kind)
-        else {
-            continue;
-        };
-        if message.header.state != NeighbourState::Permanent {
-            continue;
-        }
-        let (mut address, mut mac) = (None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
-                    address = Some(IpAddr::V4(*ip))
-                }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
-                    address = Some(IpAddr::V6(*ip))
-                }
-                NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
-                _ => {}
-            }
-        }
-        if let (Some(address), Some(mac)) = (address, mac) {
-            found.push((message.header.ifindex, address, mac));
-        }
-    }
-    Ok(found)
+        let net = IpNetwork::new(address?, message.header.prefix_len).ok()?;
+        Some((message.header.index, net, message.header.scope))
+    })
 }
 
 /// A route of the main table, as far as pods and uplink detection care.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KernelRoute {
-    /// Destination; `None` is the default route.
-    pub(crate) destination: Option<IpNetwork>,
-    pub(crate) is_ipv4: bool,
     pub(crate) gateway: Option<IpAddr>,
     /// Outgoing links, one or (multipath) several.
     pub(crate) links: Vec<u32>,
@@ -379,54 +341,47 @@ pub(crate) fn holder(netlink: &mut Netlink, address: IpAddr) -> Option<Holder> {
     match route.header.kind {
         RouteType::Local => Some(Holder::Node),
         _ if route.header.destination_prefix_length == full => {
-            let found = kernel_route(&route)?;
-            found.links.first().map(|index| Holder::Link(*index))
+            kernel_route(&route).links.first().map(|index| Holder::Link(*index))
         }
         _ => None,
     }
 }
 
-/// Unicast routes of the main table of both families.
-pub(crate) fn main_routes(netlink: &mut Netlink) -> Result<Vec<KernelRoute>, Refusal> {
+/// Default routes of the main table of both families.
+pub(crate) fn default_routes(netlink: &mut Netlink) -> Result<Vec<KernelRoute>, Refusal> {
     let mut found = Vec::new();
     for address_family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = address_family;
-        for reply in netlink.dump(&Request::route(&RouteNetlinkMessage::GetRoute(message), 0))? {
-            let Ok(RouteNetlinkMessage::NewRoute(route)) =
-                RouteNetlinkMessage::parse_with_param(&reply.body, reply.kind)
-            else {
-                continue;
-            };
-            if route.header.table == RouteHeader::RT_TABLE_MAIN && route.header.kind == RouteType::Unicast {
-                found.extend(kernel_route(&route));
+        let request = Request::route(&RouteNetlinkMessage::GetRoute(message), 0);
+        found.extend(netlink.rows(&request, |kind, body| {
+            // A node has two routes for each pod, which need no further look.
+            if *body.get(ROUTE_LENGTH)? != 0 {
+                return None;
             }
-        }
+            let Ok(RouteNetlinkMessage::NewRoute(route)) = RouteNetlinkMessage::parse_with_param(body, kind)
+            else {
+                return None;
+            };
+            let wanted =
+                route.header.table == RouteHeader::RT_TABLE_MAIN && route.header.kind == RouteType::Unicast;
+            wanted.then(|| kernel_route(&route))
+        })?);
     }
     Ok(found)
 }
 
-fn kernel_route(route: &RouteMessage) -> Option<KernelRoute> {
-    let (mut destination, mut gateway, mut links) = (None, None, Vec::new());
+fn kernel_route(route: &RouteMessage) -> KernelRoute {
+    let (mut gateway, mut links) = (None, Vec::new());
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => destination = ip_address(address),
             RouteAttribute::Gateway(address) => gateway = ip_address(address),
             RouteAttribute::Oif(index) => links.push(*index),
             RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| hop.interface_index)),
             _ => {}
         }
     }
-    let destination = match (destination, route.header.destination_prefix_length) {
-        (_, 0) => None,
-        (address, length) => Some(IpNetwork::new(address?, length).ok()?),
-    };
-    Some(KernelRoute {
-        destination,
-        is_ipv4: route.header.address_family == AddressFamily::Inet,
-        gateway,
-        links,
-    })
+    KernelRoute { gateway, links }
 }
 
 fn ip_address(address: &RouteAddress) -> Option<IpAddr> {

@@ -4,6 +4,7 @@
 //! inside other network namespaces too, and wants many requests in one system call; so it speaks through netlink-sys.
 
 pub(crate) mod attr;
+mod refusal;
 
 use std::io;
 
@@ -12,7 +13,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::DataplaneError;
+pub(crate) use refusal::Refusal;
 
 const HEADER_LEN: usize = 16;
 const NLMSG_ERROR: u16 = 2;
@@ -39,61 +40,10 @@ pub(crate) const REPLACE: u16 = 0x100;
 const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// Requests sent in one system call; bounded so that the acknowledgements fit the receive buffer.
 const BATCH: usize = 64;
+/// Room for one datagram: the kernel fills those of a dump up to 32 KiB where it sees that much.
+const DATAGRAM: usize = 64 * 1024;
 /// A dump that the kernel calls inconsistent is repeated this often.
 const DUMP_ATTEMPTS: usize = 8;
-
-/// Why the kernel refused a request.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    source: io::Error,
-    text: Option<String>,
-}
-
-impl Refusal {
-    pub(crate) fn from_errno(errno: i32, text: Option<String>) -> Self {
-        Self { source: io::Error::from_raw_os_error(errno), text }
-    }
-
-    /// The errno, if the kernel gave one.
-    pub(crate) fn errno(&self) -> Option<i32> {
-        self.source.raw_os_error()
-    }
-
-    /// True for the given errno.
-    pub(crate) fn is(&self, errno: i32) -> bool {
-        self.errno() == Some(errno)
-    }
-
-    /// True where the object to be removed or read is not there.
-    pub(crate) fn is_absent(&self) -> bool {
-        [libc::ENOENT, libc::ENODEV, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENXIO]
-            .iter()
-            .any(|errno| self.is(*errno))
-    }
-
-    /// Names the request.
-    pub(crate) fn doing(self, what: impl Into<String>) -> DataplaneError {
-        let mut what = what.into();
-        if let Some(text) = self.text {
-            what = format!("{what}: {text}");
-        }
-        DataplaneError::Netlink { what, source: self.source }
-    }
-
-    /// The kernel's words and errno in one line.
-    pub(crate) fn words(&self) -> String {
-        match &self.text {
-            Some(text) => format!("{text} ({})", self.source),
-            None => self.source.to_string(),
-        }
-    }
-}
-
-impl From<io::Error> for Refusal {
-    fn from(source: io::Error) -> Self {
-        Self { source, text: None }
-    }
-}
 
 /// One request: message type, flags besides REQUEST and ACK, and the body after the netlink header.
 #[derive(Debug, Clone)]
@@ -124,6 +74,8 @@ pub(crate) struct Reply {
 pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// The datagram that was received last.
+    datagram: Vec<u8>,
 }
 
 impl Netlink {
@@ -135,7 +87,7 @@ impl Netlink {
         socket.set_ext_ack(true)?;
         enlarge(&socket);
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, datagram: vec![0; DATAGRAM] })
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -145,9 +97,13 @@ impl Netlink {
 
     /// Sends many requests, each carried out on its own; answers in the same order.
     pub(crate) fn batch(&mut self, requests: &[Request]) -> Vec<Result<(), Refusal>> {
+        self.in_chunks(requests, NLM_F_ACK)
+    }
+
+    fn in_chunks(&mut self, requests: &[Request], flags: u16) -> Vec<Result<(), Refusal>> {
         let mut results = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(BATCH) {
-            match self.send_chunk(chunk) {
+            match self.send_chunk(chunk, flags) {
                 Ok(answers) => results.extend(answers),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -165,25 +121,37 @@ impl Netlink {
 
     /// Reads the answer to one request that yields exactly one message (GETLINK by name…).
     pub(crate) fn get(&mut self, request: &Request) -> Result<Reply, Refusal> {
-        let sequence = self.next_sequence();
-        let mut bytes = Vec::new();
         // The acknowledgement ends the answer, even one without a message.
-        encode(&mut bytes, request, NLM_F_REQUEST | NLM_F_ACK, sequence);
-        self.socket.send(&bytes, 0)?;
-        let (reply, _) = self.collect(sequence)?;
-        reply.into_iter().next().ok_or_else(|| Refusal::from_errno(libc::ENOENT, None))
+        let sequence = self.send(request, NLM_F_ACK)?;
+        let mut found = None;
+        self.collect(sequence, |kind, body| {
+            found.get_or_insert_with(|| Reply { kind, body: body.to_vec() });
+        })?;
+        found.ok_or_else(|| Refusal::from_errno(libc::ENOENT, None))
+    }
+
+    /// Whether there is what each of the requests asks for; each yields one message where there is.
+    pub(crate) fn are_there(&mut self, requests: &[Request]) -> Vec<bool> {
+        self.in_chunks(requests, 0).iter().map(Result::is_ok).collect()
     }
 
     /// Dumps a table.
     pub(crate) fn dump(&mut self, request: &Request) -> Result<Vec<Reply>, Refusal> {
+        self.rows(request, |kind, body| Some(Reply { kind, body: body.to_vec() }))
+    }
+
+    /// Dumps a table and keeps what `parse` makes of each row's message type and body.
+    pub(crate) fn rows<T>(
+        &mut self,
+        request: &Request,
+        mut parse: impl FnMut(u16, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
         for _ in 0..DUMP_ATTEMPTS {
-            let sequence = self.next_sequence();
-            let mut bytes = Vec::new();
-            encode(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP, sequence);
-            self.socket.send(&bytes, 0)?;
-            let (replies, interrupted) = self.collect(sequence)?;
+            let sequence = self.send(request, NLM_F_DUMP)?;
+            let mut rows = Vec::new();
+            let interrupted = self.collect(sequence, |kind, body| rows.extend(parse(kind, body)))?;
             if !interrupted {
-                return Ok(replies);
+                return Ok(rows);
             }
         }
         Err(Refusal::from_errno(libc::EINTR, Some("the table kept changing during the dump".to_owned())))
@@ -206,13 +174,9 @@ impl Netlink {
         request: &Request,
         mut more: impl FnMut(&[u8]) -> bool,
     ) -> Result<bool, Refusal> {
-        let sequence = self.next_sequence();
-        let mut bytes = Vec::new();
-        encode(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP, sequence);
-        self.socket.send(&bytes, 0)?;
+        let sequence = self.send(request, NLM_F_DUMP)?;
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            for message in messages(&datagram).filter(|message| message.sequence == sequence) {
+            for message in messages(self.receive()?).filter(|message| message.sequence == sequence) {
                 match message.kind {
                     NLMSG_DONE => return dump_outcome(&message).map(|()| true),
                     NLMSG_ERROR => return outcome(&message).map(|()| true),
@@ -229,8 +193,7 @@ impl Netlink {
         self.socket.send(bytes, 0)?;
         let mut first = Ok(());
         while !awaited.is_empty() {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            for message in messages(&datagram) {
+            for message in messages(self.receive()?) {
                 if message.kind != NLMSG_ERROR {
                     continue;
                 }
@@ -252,51 +215,67 @@ impl Netlink {
 
     fn drain(&mut self) -> io::Result<()> {
         self.socket.set_non_blocking(true)?;
-        while self.socket.recv_from_full().is_ok() {}
+        while self.receive().is_ok() {}
         self.socket.set_non_blocking(false)
     }
 
-    fn send_chunk(&mut self, chunk: &[Request]) -> io::Result<Vec<Result<(), Refusal>>> {
+    /// Without NLM_F_ACK a request is answered by its one message, or by a refusal.
+    fn send_chunk(&mut self, chunk: &[Request], flags: u16) -> io::Result<Vec<Result<(), Refusal>>> {
         let mut bytes = Vec::new();
         let first = self.sequence.wrapping_add(1);
         for request in chunk {
             let sequence = self.next_sequence();
-            encode(&mut bytes, request, NLM_F_REQUEST | NLM_F_ACK, sequence);
+            encode(&mut bytes, request, NLM_F_REQUEST | flags, sequence);
         }
         self.socket.send(&bytes, 0)?;
         let mut results: Vec<Option<Result<(), Refusal>>> = chunk.iter().map(|_| None).collect();
-        while results.iter().any(Option::is_none) {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            for message in messages(&datagram) {
+        let mut missing = results.len();
+        while missing > 0 {
+            for message in messages(self.receive()?) {
                 let position = usize::try_from(message.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                if message.kind == NLMSG_ERROR
-                    && let Some(slot) = results.get_mut(position)
-                {
+                let Some(slot) = results.get_mut(position).filter(|slot| slot.is_none()) else { continue };
+                if message.kind == NLMSG_ERROR {
                     *slot = Some(outcome(&message));
+                } else if flags & NLM_F_ACK == 0 {
+                    *slot = Some(Ok(()));
                 }
+                missing -= usize::from(slot.is_some());
             }
         }
         Ok(results.into_iter().flatten().collect())
     }
 
-    fn collect(&mut self, sequence: u32) -> Result<(Vec<Reply>, bool), Refusal> {
-        let mut replies = Vec::new();
+    /// Reads the answer to a request; true when the kernel calls the dump inconsistent.
+    fn collect(&mut self, sequence: u32, mut row: impl FnMut(u16, &[u8])) -> Result<bool, Refusal> {
         let mut interrupted = false;
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            for message in messages(&datagram).filter(|message| message.sequence == sequence) {
+            for message in messages(self.receive()?).filter(|message| message.sequence == sequence) {
                 interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
-                    NLMSG_DONE => {
-                        return dump_outcome(&message).map(|()| (replies, interrupted));
-                    }
-                    NLMSG_ERROR => {
-                        return outcome(&message).map(|()| (replies, interrupted));
-                    }
-                    kind => replies.push(Reply { kind, body: message.body.to_vec() }),
+                    NLMSG_DONE => return dump_outcome(&message).map(|()| interrupted),
+                    NLMSG_ERROR => return outcome(&message).map(|()| interrupted),
+                    kind => row(kind, message.body),
                 }
             }
         }
+    }
+
+    fn send(&mut self, request: &Request, flags: u16) -> io::Result<u32> {
+        let sequence = self.next_sequence();
+        let mut bytes = Vec::new();
+        encode(&mut bytes, request, NLM_F_REQUEST | flags, sequence);
+        self.socket.send(&bytes, 0)?;
+        Ok(sequence)
+    }
+
+    /// Waits for the next datagram, in one system call.
+    fn receive(&mut self) -> io::Result<&[u8]> {
+        let length = self.socket.recv(&mut self.datagram.as_mut_slice(), libc::MSG_TRUNC)?;
+        if length > self.datagram.len() {
+            self.datagram.resize(length, 0);
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        Ok(self.datagram.get(..length).unwrap_or_default())
     }
 
     fn next_sequence(&mut self) -> u32 {

@@ -11,7 +11,7 @@ use crate::endpoint::{self, HOST_MAC};
 use crate::host::format_mac;
 use crate::links::{self, Link, Mac};
 use crate::netlink::{Netlink, Refusal, Request};
-use crate::{DataplaneError, Finding, sysctl};
+use crate::{DataplaneError, Finding, neighbours, sysctl};
 
 /// Prefix length of every link-local address.
 const LINK_LOCAL_LENGTH: u8 = 64;
@@ -98,7 +98,7 @@ fn paths(endpoint: &Endpoint, index: u32) -> Vec<Request> {
         if gateway.is_ipv4() {
             requests.push(links::add_gateway_route(index, gateway));
         }
-        requests.push(links::set_neighbour(index, gateway, HOST_MAC));
+        requests.push(neighbours::set_neighbour(index, gateway, HOST_MAC));
         requests.push(links::add_default_route(index, gateway));
     }
     requests
@@ -153,16 +153,15 @@ pub(crate) fn check(
     }
     let read = |refusal: Refusal| refusal.doing("read the pod's network");
     let addresses = links::addresses(netlink, pod.index).map_err(read)?;
-    let routes = links::main_routes(netlink).map_err(read)?;
-    let neighbours = links::permanent_neighbours(netlink).map_err(read)?;
+    let routes = links::default_routes(netlink).map_err(read)?;
+    let neighbours = neighbours::permanent_neighbours(netlink).map_err(read)?;
     for address in &endpoint.addresses {
         let gateway = endpoint::gateway(*address);
         if !addresses.contains(&endpoint::host_prefix(*address)) {
             find("address", format!("{address} is not on {ifname}"));
         }
-        let has_default = routes.iter().any(|route| {
-            route.destination.is_none() && route.gateway == Some(gateway) && route.links.contains(&pod.index)
-        });
+        let has_default =
+            routes.iter().any(|route| route.gateway == Some(gateway) && route.links.contains(&pod.index));
         if !has_default {
             find("route", format!("no default route via {gateway} on {ifname}"));
         }

@@ -20,7 +20,7 @@ mod tree;
 pub(crate) mod uplink;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use turnpike_ebpf_loader::Hook;
 
@@ -37,6 +37,8 @@ pub(crate) use wire::{QueueStats, Side};
 #[derive(Debug, Default)]
 pub(crate) struct Qdiscs {
     by_link: BTreeMap<u32, Vec<Qdisc>>,
+    /// Links that have a redirect of ours for what arrives; `None` where nobody has looked.
+    redirecting: Option<BTreeSet<u32>>,
 }
 
 impl Qdiscs {
@@ -53,6 +55,22 @@ impl Qdiscs {
     /// False for a link that had none, or that was not there, when they were read.
     pub(crate) fn know(&self, link: u32) -> bool {
         self.by_link.contains_key(&link)
+    }
+
+    /// Finds out which links have a redirect of ours for what arrives: many questions in one call, where listing the filters
+    /// of each link takes a call for each.
+    pub(crate) fn look_for_redirects(&mut self, netlink: &mut Netlink) {
+        let links: Vec<u32> = self.by_link.keys().copied().filter(|link| self.has_clsact(*link)).collect();
+        let requests: Vec<_> = links.iter().map(|link| wire::get_redirects(*link, Side::Ingress)).collect();
+        let found = netlink.are_there(&requests);
+        self.redirecting = Some(
+            links.into_iter().zip(found).filter_map(|(link, is_there)| is_there.then_some(link)).collect(),
+        );
+    }
+
+    /// False where nothing that arrives on the link is redirected by us.
+    pub(crate) fn may_redirect(&self, link: u32) -> bool {
+        self.has_clsact(link) && self.redirecting.as_ref().is_none_or(|found| found.contains(&link))
     }
 
     fn of(&self, link: u32) -> &[Qdisc] {
@@ -167,9 +185,10 @@ pub(crate) fn has_redirect(
     Ok(present.iter().copied().eq(ifb))
 }
 
-/// True where the link has the program of a hook as a filter.
-pub(crate) fn has_program(netlink: &mut Netlink, link: u32, hook: Hook) -> bool {
-    netlink.get(&wire::get_program(link, hook)).is_ok()
+/// Which of these links have the program of that hook as a filter.
+pub(crate) fn have_programs(netlink: &mut Netlink, hooks: &[(Hook, u32)]) -> Vec<bool> {
+    let requests: Vec<_> = hooks.iter().map(|(hook, link)| wire::get_program(*link, *hook)).collect();
+    netlink.are_there(&requests)
 }
 
 /// The link of a message about a clsact qdisc, which takes its filters along.

@@ -19,6 +19,9 @@ mod load_balancer;
 #[path = "kernel/sandbox.rs"]
 mod sandbox;
 #[cfg(test)]
+#[path = "kernel/sysctls.rs"]
+mod sysctls;
+#[cfg(test)]
 #[path = "kernel/transitions.rs"]
 mod transitions;
 #[cfg(test)]

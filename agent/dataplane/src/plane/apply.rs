@@ -62,7 +62,7 @@ impl Dataplane {
         let trees = self.trees.iter().map(|(name, tree)| (tree.index, name.as_str())).collect();
         let view = View { desired, links: &links, uplinks: &uplinks, trees };
         let Self { bpf, netlink, .. } = self;
-        for (hook, link) in bpf.look(|link, hook| tc::has_program(netlink, link, hook)) {
+        for (hook, link) in bpf.look(|_| true, |hooks| tc::have_programs(netlink, hooks)) {
             tracing::warn!(
                 link,
                 program = hook.program(),
@@ -102,7 +102,8 @@ impl Dataplane {
         problems: &mut Problems,
     ) {
         let tables = problems.take("links", HostTables::read(&mut self.netlink)).unwrap_or_default();
-        let qdiscs = problems.take("limits", Qdiscs::read(&mut self.netlink)).unwrap_or_default();
+        let mut qdiscs = problems.take("limits", Qdiscs::read(&mut self.netlink)).unwrap_or_default();
+        qdiscs.look_for_redirects(&mut self.netlink);
         for endpoint in desired.endpoints.values() {
             let name = &endpoint.host_link;
             let Some(link) = links.get(name) else {

@@ -227,7 +227,11 @@ impl Dataplane {
         tc::set_limit(&mut self.netlink, qdiscs, veth, to.filter(|_| at_ifb.is_none()))?;
         self.cap_gso(endpoint, link)?;
         let name = endpoint::ifb_name(host_link);
-        let from_pod = self.limit_at_ifb((veth, Side::Ingress), &name, from, qdiscs)?;
+        let from_pod = if from.is_some() || may_have(&name) || qdiscs.may_redirect(link.index) {
+            self.limit_at_ifb((veth, Side::Ingress), &name, from, qdiscs)?
+        } else {
+            None
+        };
         Ok(Ifbs { from_pod, to_pod })
     }
 

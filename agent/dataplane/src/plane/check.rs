@@ -70,9 +70,10 @@ impl Dataplane {
         if link.mac != Some(HOST_MAC) {
             findings.add("link", format!("MAC address of {name} is not {}", host::format_mac(HOST_MAC)));
         }
-        for (key, wanted) in host::wanted_sysctls(endpoint) {
+        for (name, wanted) in host::wanted_sysctls(endpoint, link) {
+            let key = name.key(&link.name);
             let found = sysctl::read(&key)?;
-            if found.as_deref() != Some(wanted) {
+            if found.as_ref() != Some(&wanted.to_string()) {
                 let found = found.unwrap_or_else(|| "missing".to_owned());
                 findings.add("sysctl", format!("{key} is {found}, wanted {wanted}"));
             }
@@ -83,8 +84,8 @@ impl Dataplane {
             }
         }
         let Self { bpf, netlink, .. } = self;
-        for (hook, _) in bpf.look(|index, hook| index != link.index || tc::has_program(netlink, index, hook))
-        {
+        let concerns = |index| index == link.index;
+        for (hook, _) in bpf.look(concerns, |hooks| tc::have_programs(netlink, hooks)) {
             findings.add("filter", format!("{} was taken away from {name}", hook.program()));
         }
         let tables = HostTables::read(&mut self.netlink)?;

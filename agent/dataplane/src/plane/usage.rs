@@ -183,8 +183,9 @@ impl Dataplane {
             .then(|| self.indices.get(&endpoint::to_pod_ifb_name(&endpoint.host_link)).copied())
             .flatten()
             .unwrap_or(veth);
-        let shadow =
-            |limit: Option<BitsPerSecond>, link, from_pod| limit.and(self.shadow_usage(link, from_pod));
+        let shadow = |limit: Option<BitsPerSecond>, link, from_pod| {
+            limit.and_then(|_| self.shadow_usage(link, from_pod))
+        };
         Some(PodUsage {
             to_workload: QueueUsage {
                 shadow: shadow(endpoint.shadow.to_workload, to_pod, false),

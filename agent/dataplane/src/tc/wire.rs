@@ -42,6 +42,8 @@ const TBF_RATE64: u16 = 4;
 /// `TC_LINKLAYER_ETHERNET`: no rate table needed.
 pub(super) const LINKLAYER_ETHERNET: u8 = 1;
 
+/// `TC_U32_ROOT`: the first hash table of a u32 classifier.
+const U32_ROOT: u32 = 0xfff0_0000;
 const U32_SEL: u16 = 5;
 const U32_ACT: u16 = 7;
 const U32_TERMINAL: u8 = 1;
@@ -278,6 +280,11 @@ pub(crate) fn delete_redirect(link: u32, side: Side) -> Request {
 /// Dumps the filters on one side of a link.
 pub(crate) fn get_filters(link: u32, side: Side) -> Request {
     message(RTM_GETTFILTER, 0, [link, 0, side.parent(), 0], &Attributes::default())
+}
+
+/// Asks for the list that our redirects on one side of a link are in, which is there where they are.
+pub(crate) fn get_redirects(link: u32, side: Side) -> Request {
+    message(RTM_GETTFILTER, 0, [link, U32_ROOT, side.parent(), redirect_info()], &Attributes::default())
 }
 
 /// Asks for the eBPF filter of ours that a link has at this hook.

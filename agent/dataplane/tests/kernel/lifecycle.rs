@@ -401,15 +401,3 @@ fn facts_name_the_uplink_and_the_rule_of_the_mtu() {
     assert_eq!(facts.mtu.mtu, 1400);
     assert_eq!(facts.mtu.rule.to_string(), "smallest MTU among links with a default route (eth0)");
 }
-
-#[test]
-fn forwarding_leaves_listening_to_router_advertisements_as_it_was() {
-    let host = Host::enter();
-    let read = |name: &str| {
-        std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}")).expect("sysctl").trim().to_owned()
-    };
-    run("sysctl -qw net.ipv6.conf.all.forwarding=0");
-    run("sysctl -qw net.ipv6.conf.eth0.accept_ra=1");
-    drop(host.open());
-    assert_eq!((read("all/forwarding").as_str(), read("eth0/accept_ra").as_str()), ("1", "2"));
-}

@@ -48,6 +48,23 @@ fn kinds(words: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_redirect_that_nobody_wants_goes() {
+    let host = Host::enter();
+    let mut plane = host.open();
+    let pod = Pod::new();
+    apply(&mut plane, &DesiredState::default());
+    attach(&mut plane, &endpoint(1), &pod);
+    let before = snapshot();
+    let name = endpoint(1).host_link;
+    // As an agent leaves it whose ifb somebody else deletes.
+    let redirect = "u32 match u32 0 0 action mirred egress redirect dev eth0";
+    run(&format!("tc filter add dev {name} ingress prio 48000 protocol all {redirect}"));
+    assert_ne!(snapshot(), before);
+    apply(&mut plane, &state(&[endpoint(1)]));
+    same(&snapshot(), &before, "now");
+}
+
+#[test]
 fn both_limits_are_queues_of_ours() {
     let host = Host::enter();
     let mut plane = host.open();
