@@ -92,6 +92,9 @@ pub struct ToaReport {
     pub cgroup: Option<String>,
     /// Programs attached there, of three.
     pub programs: usize,
+    /// getsockopt() tells IPv6 clients of IPv4 sockets there.
+    #[serde(default)]
+    pub nat64: bool,
     /// Processes of the pod outside of that cgroup: theirs see no client addresses. At most five, as `nginx (7)`.
     pub outside: Vec<String>,
     /// Connections by outcome: `hit`, `late`, `miss`, `untrusted`, `malformed`, `opted_out`.
@@ -113,6 +116,9 @@ pub struct ToaSource {
     pub format: String,
     /// The option's kind.
     pub kind: u8,
+    /// Servers on IPv4 sockets may ask for IPv6 clients (`spec.toaNat64`).
+    #[serde(default)]
+    pub nat64: bool,
 }
 
 /// A connection that TOA has looked at.

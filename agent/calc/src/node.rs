@@ -101,6 +101,7 @@ pub fn node_state<'a>(
                     bypass: source.bypass,
                     toa: source.toa,
                     toa_in_syn: source.toa_in_syn,
+                    toa_nat64: source.toa_nat64,
                     ports: source.ports.iter().copied().collect(),
                     uplinks: source.uplinks.iter().cloned().collect(),
                     drain_s: source.drain_seconds.unwrap_or(LbSource::DRAIN_S),

@@ -7,7 +7,7 @@ use std::fmt;
 
 use turnpike_model::bandwidth::NodeBandwidthSpec;
 use turnpike_model::bgp::{BgpConfigurationSpec, BgpPeerSpec};
-use turnpike_model::desired::LbSource;
+use turnpike_model::desired::{LbSource, ToaFormat};
 use turnpike_model::lb::LoadBalancerSourceSpec;
 use turnpike_model::pool::IpPoolSpec;
 use turnpike_model::resource::{Kind, ResourceId, Resources};
@@ -251,6 +251,10 @@ impl Findings {
                 let message = "it says where the option is, but toa says none is believed".to_owned();
                 self.add(kind, name, "spec.toaInSyn", message, "name the format in toa, or leave it out");
             }
+            if spec.toa_nat64 && !matches!(spec.toa, Some(ToaFormat::Toa254 | ToaFormat::Cdn28)) {
+                let message = "no option that names IPv6 clients of IPv4 connections is believed".to_owned();
+                self.add(kind, name, "spec.toaNat64", message, "set toa: Toa254, or leave it out");
+            }
             for (index, port) in spec.ports.iter().enumerate() {
                 if port.port == 0 {
                     let field = format!("spec.ports[{index}].port");
@@ -387,6 +391,7 @@ mod tests {
                 "ports": [{"protocol": "TCP", "port": 0}]}),
             );
             put(&mut r.lb_sources, "c", json!({"cidrs": [], "drainSeconds": 90000, "toaInSyn": true}));
+            put(&mut r.lb_sources, "d", json!({"cidrs": ["10.1.4.0/24"], "toa": "Toa200", "toaNat64": true}));
         });
         let text = found.join("\n");
         for expected in [
@@ -397,6 +402,7 @@ mod tests {
             "LoadBalancerSource/c spec.cidrs: no prefix",
             "LoadBalancerSource/c spec.drainSeconds: more than 86400 seconds",
             "LoadBalancerSource/c spec.toaInSyn",
+            "LoadBalancerSource/d spec.toaNat64",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }

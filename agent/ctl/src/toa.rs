@@ -49,6 +49,9 @@ fn check(report: &ToaReport) -> String {
         }
         None => screen.push_str("attached: nothing\n"),
     }
+    if report.nat64 {
+        screen.push_str("NAT64: getsockopt(IPPROTO_IP, 4096) tells IPv6 clients of IPv4 sockets\n");
+    }
     for source in &report.sources {
         let cidrs = source.cidrs.join(", ");
         screen.push_str(&format!(
@@ -102,9 +105,11 @@ mod tests {
                 cidrs: vec!["10.9.1.0/24".into()],
                 format: "Toa254".into(),
                 kind: 254,
+                nat64: true,
             }],
             cgroup: Some("/sys/fs/cgroup/kubepods".into()),
             programs: 3,
+            nat64: true,
             counters: [("hit".to_owned(), 1), ("miss".to_owned(), 0)].into(),
             connections: vec![ToaConnectionReport {
                 ago_s: 3,
@@ -120,6 +125,7 @@ mod tests {
             check(&report),
             "pod web/www (10.244.1.5)\n\
              attached: 3 of 3 programs to /sys/fs/cgroup/kubepods\n\
+             NAT64: getsockopt(IPPROTO_IP, 4096) tells IPv6 clients of IPv4 sockets\n\
              expected: Toa254 (option 254) from 10.9.1.0/24 (lvs)\n\
              connections: hit 1, miss 0\n\
              \nlatest\n\

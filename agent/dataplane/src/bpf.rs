@@ -14,7 +14,7 @@ pub use seen::{HooksInForce, LbTraffic, ToaConnection, ToaOfPod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use turnpike_ebpf_loader::abi::{Addr, MarkConfig, MarkState, PodEntry, Veth};
+use turnpike_ebpf_loader::abi::{Addr, MarkConfig, MarkState, PodEntry, Veth, names};
 use turnpike_ebpf_loader::{
     AttachMode, Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
 };
@@ -47,7 +47,7 @@ pub(crate) struct Bpf {
     pub(crate) has_fq: bool,
     /// Hooks that this process has put in force: an earlier process's programs are replaced once.
     ours: BTreeSet<(Hook, u32)>,
-    toa: Option<u64>,
+    toa: Option<Toa>,
     /// What this kernel lacks.
     missing: Vec<Problem>,
 }
@@ -300,6 +300,15 @@ impl Bpf {
     }
 }
 
+/// The TOA programs that this process has put in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Toa {
+    /// The cgroup's ID.
+    cgroup: u64,
+    /// getsockopt() is answered, too.
+    nat64: bool,
+}
+
 /// The links behind which a pod's limits sit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ifbs {
@@ -497,26 +506,34 @@ impl Session<'_> {
         &mut self,
         desired: &DesiredState,
         cgroup: Option<&Path>,
-        attached: &mut Option<u64>,
+        attached: &mut Option<Toa>,
     ) -> Result<(), Error> {
-        let wanted = desired.lb_sources.values().any(|source| source.toa.is_some());
-        let present: BTreeSet<u64> = self
-            .programs
-            .attachments()?
-            .iter()
-            .filter_map(|attachment| match attachment {
-                Attachment::Cgroup { cgroup, .. } => Some(*cgroup),
-                Attachment::Link { .. } => None,
-            })
-            .collect();
-        let mut keep = None;
+        let mut sources = desired.lb_sources.values().filter(|source| source.toa.is_some()).peekable();
+        let wanted = sources.peek().is_some();
+        let nat64 = sources.any(|source| source.toa_nat64);
+        let mut present = BTreeMap::<u64, BTreeSet<&str>>::new();
+        for attachment in self.programs.attachments()? {
+            if let Attachment::Cgroup { program, cgroup } = attachment {
+                present.entry(cgroup).or_default().insert(program);
+            }
+        }
+        let known = attached.take();
         match cgroup {
             Some(cgroup) if wanted => {
                 self.programs.maps().set_toa(&entries::toa(desired))?;
-                keep = match *attached {
-                    Some(id) if present.contains(&id) => Some(id),
-                    _ => Some(self.programs.attach_toa(cgroup)?),
+                let mut toa = match known.filter(|toa| present.contains_key(&toa.cgroup)) {
+                    Some(toa) => toa,
+                    None => Toa { cgroup: self.programs.attach_toa(cgroup)?, nat64: false },
                 };
+                let recorded = present
+                    .get(&toa.cgroup)
+                    .is_some_and(|programs| programs.contains(names::PROG_TOA_SOCKOPT));
+                *attached = Some(toa);
+                if nat64 != toa.nat64 || nat64 != recorded {
+                    self.programs.set_nat64(cgroup, nat64)?;
+                    toa.nat64 = nat64;
+                    *attached = Some(toa);
+                }
             }
             None if wanted => self.problems.push(Problem {
                 severity: Severity::Failed,
@@ -525,8 +542,8 @@ impl Session<'_> {
             }),
             _ => {}
         }
-        *attached = keep;
-        for stale in present.into_iter().filter(|id| Some(*id) != keep) {
+        let keep = attached.map(|toa| toa.cgroup);
+        for stale in present.into_keys().filter(|id| Some(*id) != keep) {
             self.programs.detach_toa(stale)?;
         }
         Ok(())

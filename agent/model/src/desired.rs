@@ -179,6 +179,9 @@ pub struct LbSource {
     /// The option comes in the SYN only.
     #[serde(default)]
     pub toa_in_syn: bool,
+    /// getsockopt() tells IPv6 clients of IPv4 sockets.
+    #[serde(default)]
+    pub toa_nat64: bool,
     /// Destination ports at the pod that qualify; empty is every TCP port and no UDP port.
     pub ports: BTreeSet<ServicePort>,
     /// Interfaces through which they reach the node; empty is every uplink.

@@ -24,6 +24,10 @@ pub struct LoadBalancerSourceSpec {
     /// connection being opened. Servers started before it was set keep none.
     #[serde(default)]
     pub toa_in_syn: bool,
+    /// Servers on IPv4 sockets may ask for the IPv6 client (NAT64) as they ask DPVS's kernel module:
+    /// `getsockopt(IPPROTO_IP, 4096)`. Every getsockopt() of the node's pods pays for it.
+    #[serde(default)]
+    pub toa_nat64: bool,
     /// How long a range goes on bypassing after it was taken out (or the whole source was): established connections
     /// end in peace, or are picked up in mid-stream by conntrack afterwards. 900 seconds, unless given; at most a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,7 +25,7 @@ pub use counter::Counter;
 pub use lb::{LbPath, LbStats, Tally};
 pub use mark::{FlowTable, MarkConfig, MarkState};
 pub use plain::Plain;
-pub use toa::{ToaConfig, ToaEvent, ToaFormat, ToaOutcome, ToaSock, ToaTally};
+pub use toa::{Nat64Peer, ToaConfig, ToaEvent, ToaFormat, ToaOutcome, ToaSock, ToaTally};
 
 /// Version of every layout in this crate. Maps are pinned in a folder of this number, so that programs of two
 /// versions never share a map whose layout they see differently.

@@ -18,9 +18,11 @@ pub const PROG_TOA_SOCKOPS: &str = "toa_sockops";
 pub const PROG_TOA_PEER4: &str = "toa_getpeername4";
 /// getpeername on IPv6 sockets (also `accept`).
 pub const PROG_TOA_PEER6: &str = "toa_getpeername6";
+/// getsockopt for the IPv6 client of an IPv4 socket (NAT64).
+pub const PROG_TOA_SOCKOPT: &str = "toa_getsockopt";
 
 /// Every program.
-pub const PROGRAMS: [&str; 8] = [
+pub const PROGRAMS: [&str; 9] = [
     PROG_UPLINK,
     PROG_FROM_POD,
     PROG_QUEUE,
@@ -29,6 +31,7 @@ pub const PROGRAMS: [&str; 8] = [
     PROG_TOA_SOCKOPS,
     PROG_TOA_PEER4,
     PROG_TOA_PEER6,
+    PROG_TOA_SOCKOPT,
 ];
 
 /// LPM trie: [`crate::LpmKey`] → [`crate::LbSource`].

@@ -85,6 +85,26 @@ impl ToaSock {
     pub const FOUND: u8 = 2;
 }
 
+/// Answer to `getsockopt(IPPROTO_IP, 4096)`, by which servers ask for the IPv6 client of an IPv4 connection:
+/// `struct toa_nat64_peer` of DPVS's kernel module (`kmod/toa/toa.h`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Nat64Peer {
+    /// The client's address, as it is on the wire.
+    pub address: [u32; 4],
+    /// Its port, network byte order.
+    pub port_be: u16,
+    /// Zero: the structure's tail.
+    pub zero: u16,
+}
+
+impl Nat64Peer {
+    /// `IPPROTO_IP`.
+    pub const LEVEL: i32 = 0;
+    /// `TOA_SO_GET_LOOKUP`.
+    pub const NAME: i32 = 4096;
+}
+
 /// What TOA did for a pod's connections, one copy for each CPU.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -25,6 +25,9 @@ const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// The programs that TOA attaches to a cgroup.
 pub const TOA_PROGRAMS: [&str; 3] = [names::PROG_TOA_SOCKOPS, names::PROG_TOA_PEER4, names::PROG_TOA_PEER6];
+/// All that can be attached to one: with that for NAT64, which every getsockopt() pays for.
+const CGROUP_PROGRAMS: [&str; 4] =
+    [names::PROG_TOA_SOCKOPS, names::PROG_TOA_PEER4, names::PROG_TOA_PEER6, names::PROG_TOA_SOCKOPT];
 
 /// Where a tc program hooks in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,7 +145,7 @@ impl Attachment {
                 Some(Self::Link { hook: hook()?, ifindex: number.parse().ok()?, mode: AttachMode::Clsact })
             }
             "cgroup" => {
-                let program = TOA_PROGRAMS.into_iter().find(|name| *name == program)?;
+                let program = CGROUP_PROGRAMS.into_iter().find(|name| *name == program)?;
                 Some(Self::Cgroup { program, cgroup: number.parse().ok()? })
             }
             _ => None,
@@ -211,12 +214,7 @@ impl Programs {
     /// # Errors
     /// When there is no such cgroup, the kernel refused a program, or attaching or pinning fails.
     pub fn attach_toa(&mut self, cgroup: &Path) -> Result<u64, Error> {
-        let folder = File::open(cgroup)
-            .map_err(|error| Error::system(format!("open the cgroup {}", cgroup.display()), error))?;
-        let id = folder
-            .metadata()
-            .map_err(|error| Error::system(format!("describe the cgroup {}", cgroup.display()), error))?
-            .ino();
+        let (folder, id) = open_cgroup(cgroup)?;
         // The readers of the record first: then no accept() between the two sees half of it.
         for program in TOA_PROGRAMS.into_iter().rev() {
             self.attach_cgroup(program, &folder, id)?;
@@ -230,12 +228,32 @@ impl Programs {
     /// When a record cannot be removed.
     pub fn detach_toa(&mut self, cgroup: u64) -> Result<bool, Error> {
         let mut found = false;
-        for program in TOA_PROGRAMS {
-            let name = Attachment::Cgroup { program, cgroup }.pin_name();
-            if self.link_folder().join(&name).exists() {
-                found = true;
-                remove_record(&self.pins, &name)?;
-            }
+        for program in CGROUP_PROGRAMS {
+            found |= self.detach_cgroup(program, cgroup)?;
+        }
+        Ok(found)
+    }
+
+    /// Answers getsockopt() for NAT64 in the cgroup where [`Programs::attach_toa`] did its work, or ends that.
+    ///
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// As [`Programs::attach_toa`].
+    pub fn set_nat64(&mut self, cgroup: &Path, on: bool) -> Result<(), Error> {
+        let (folder, id) = open_cgroup(cgroup)?;
+        if on {
+            self.attach_cgroup(names::PROG_TOA_SOCKOPT, &folder, id)
+        } else {
+            self.detach_cgroup(names::PROG_TOA_SOCKOPT, id).map(drop)
+        }
+    }
+
+    fn detach_cgroup(&mut self, program: &'static str, cgroup: u64) -> Result<bool, Error> {
+        let name = Attachment::Cgroup { program, cgroup }.pin_name();
+        let found = self.link_folder().join(&name).exists();
+        if found {
+            remove_record(&self.pins, &name)?;
         }
         Ok(found)
     }
@@ -341,6 +359,12 @@ impl Programs {
             Program::CgroupSockAddr(program) => {
                 program.attach(cgroup, mode).and_then(|id| program.take_link(id)).map(FdLink::try_from)
             }
+            Program::CgroupSockopt(_) => {
+                let link = sys::link_getsockopt(program_fd(name, program)?, cgroup.as_fd())
+                    .map_err(|error| Error::system(format!("attach {name}"), error))?;
+                return sys::obj_pin(&pin, link.as_fd())
+                    .map_err(|error| Error::system(format!("pin {}", pin.display()), error));
+            }
             _ => return Err(wrong_type(name)),
         };
         let link = link
@@ -348,6 +372,17 @@ impl Programs {
             .map_err(|error| Error::system("take the link", io::Error::other(error)))?;
         pin_link(link, &pin)
     }
+}
+
+/// A cgroup's folder and ID.
+fn open_cgroup(path: &Path) -> Result<(File, u64), Error> {
+    let folder = File::open(path)
+        .map_err(|error| Error::system(format!("open the cgroup {}", path.display()), error))?;
+    let id = folder
+        .metadata()
+        .map_err(|error| Error::system(format!("describe the cgroup {}", path.display()), error))?
+        .ino();
+    Ok((folder, id))
 }
 
 /// Gives the link pinned at `pin` our program. False when there is no such link, or it is not the one we mean (an
@@ -466,7 +501,7 @@ mod tests {
                 all.push(Attachment::Link { hook, ifindex: 12, mode });
             }
         }
-        for program in TOA_PROGRAMS {
+        for program in CGROUP_PROGRAMS {
             all.push(Attachment::Cgroup { program, cgroup: u64::MAX });
         }
         for attachment in all {

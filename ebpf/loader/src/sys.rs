@@ -17,6 +17,7 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
@@ -47,6 +48,15 @@ struct InfoAttr {
     bpf_fd: u32,
     info_len: u32,
     info: u64,
+}
+
+/// `union bpf_attr` as `BPF_LINK_CREATE` sees it.
+#[repr(C)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// `union bpf_attr` as `BPF_LINK_UPDATE` and, but for its first field zero, `BPF_LINK_DETACH` see it.
@@ -251,6 +261,22 @@ pub(crate) fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
 /// Describes a link.
 pub(crate) fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info(fd)
+}
+
+/// Puts a program in force for getsockopt() in a cgroup: aya gives out the descriptors of other links only.
+pub(crate) fn link_getsockopt(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `enum bpf_attach_type`.
+    const BPF_CGROUP_GETSOCKOPT: u32 = 21;
+    let mut attr = LinkCreateAttr {
+        prog_fd: fd_number(program),
+        target_fd: fd_number(cgroup),
+        attach_type: BPF_CGROUP_GETSOCKOPT,
+        flags: 0,
+    };
+    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Gives a running link another program, atomically.

@@ -7,9 +7,7 @@
 //! pod. What qualifies but cannot be forwarded here (fragments, options, TTL, size) takes the stack, where an
 //! nftables rule with the same match keeps it out of conntrack too.
 
-use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh,
-};
+use aya_ebpf::bindings::bpf_redir_neigh;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
@@ -22,6 +20,7 @@ use crate::packet::{
     ETH_LEN, ETH_P_IP, ETH_P_IPV6, Ethernet, IP4_LEN, IP6_LEN, Ip4, Ip6, Packet, Ports, TCP, TcpStart, UDP,
     addr4, addr6, largest_l3, skb,
 };
+use crate::route::{self, Flow};
 
 #[map(name = "TPK_LB_SOURCES")]
 static LB_SOURCES: LpmTrie<Addr, LbSource> = LpmTrie::with_max_entries(names::MAX_LB_SOURCES, 0);
@@ -34,8 +33,6 @@ static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(names::MAX_UPLI
 #[map(name = "TPK_POD_FLOWS")]
 static POD_FLOWS: LruHashMap<FlowKey, u8> = LruHashMap::with_max_entries(names::MAX_POD_FLOWS, 0);
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 /// IPv6's fragment header (RFC 8200 §4.5).
 const FRAGMENT_HEADER: u8 = 44;
 const SYN: u8 = 0x02;
@@ -195,7 +192,8 @@ fn leave(
     transport: &Transport,
     source: &LbSource,
 ) -> Result<i32, LbPath> {
-    let hop = route(ctx, packet, ends, transport).ok_or(LbPath::NoRoute)?;
+    let flow = flow(ctx, packet, ends, transport).ok_or(LbPath::Malformed)?;
+    let hop = route::next_hop(ctx, &flow).ok_or(LbPath::NoRoute)?;
     // SAFETY: as for every map of the agent's.
     let uplink = unsafe { UPLINKS.get(hop.ifindex) }.ok_or(LbPath::NoRoute)?;
     if !names(source, uplink) {
@@ -354,53 +352,32 @@ fn names(source: &LbSource, uplink: &Uplink) -> bool {
     source.uplinks >> (uplink.index & 31) & 1 != 0
 }
 
-/// A next hop.
-struct Hop {
-    ifindex: u32,
-    neighbour: bpf_redir_neigh,
-}
-
-/// Asks the kernel's routes, as forwarding would.
+/// What the routes are asked by.
 #[inline(always)]
-fn route(ctx: &TcContext, packet: &Packet, ends: &Ends, transport: &Transport) -> Option<Hop> {
-    // SAFETY: all-zero is a valid value of this plain struct and of its unions.
-    let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    lookup.l4_protocol = transport.protocol;
-    lookup.sport = transport.source_be;
-    lookup.dport = transport.destination_be;
-    // SAFETY: the kernel's context is valid; union fields are written, and read back as the family says.
-    unsafe {
-        lookup.ifindex = (*skb(ctx)).ifindex;
-        if ends.is_v4 {
-            let ip = &*packet.at::<Ip4>(ETH_LEN)?;
-            lookup.family = AF_INET;
-            lookup.__bindgen_anon_2.tos = transport.traffic_class;
-            lookup.__bindgen_anon_3.ipv4_src = join4(ip.source);
-            lookup.__bindgen_anon_4.ipv4_dst = join4(ip.destination);
-        } else {
-            let ip = &*packet.at::<Ip6>(ETH_LEN)?;
-            let [first, second] = ip.first;
-            lookup.family = AF_INET6;
-            lookup.__bindgen_anon_2.flowinfo = join4([first & 0x0fffu16.to_be(), second]);
-            lookup.__bindgen_anon_3.ipv6_src = join6(ip.source);
-            lookup.__bindgen_anon_4.ipv6_dst = join6(ip.destination);
-        }
-        let result =
-            helpers::bpf_fib_lookup(skb(ctx).cast(), &mut lookup, size_of::<bpf_fib_lookup>() as i32, 0)
-                as u32;
-        // Without a neighbour yet, `redirect_neigh` resolves it.
-        if result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH {
-            return None;
-        }
-        let mut neighbour: bpf_redir_neigh = core::mem::zeroed();
-        neighbour.nh_family = u32::from(lookup.family);
-        if lookup.family == AF_INET {
-            neighbour.__bindgen_anon_1.ipv4_nh = lookup.__bindgen_anon_4.ipv4_dst;
-        } else {
-            neighbour.__bindgen_anon_1.ipv6_nh = lookup.__bindgen_anon_4.ipv6_dst;
-        }
-        Some(Hop { ifindex: lookup.ifindex, neighbour })
-    }
+fn flow(ctx: &TcContext, packet: &Packet, ends: &Ends, transport: &Transport) -> Option<Flow> {
+    let (source, destination, class) = if ends.is_v4 {
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*packet.at::<Ip4>(ETH_LEN)? };
+        let alone = |address| [0, 0, 0, join4(address)];
+        (alone(ip.source), alone(ip.destination), u32::from(transport.traffic_class))
+    } else {
+        // SAFETY: `at` checked the bounds.
+        let ip = unsafe { &*packet.at::<Ip6>(ETH_LEN)? };
+        let [first, second] = ip.first;
+        (join6(ip.source), join6(ip.destination), join4([first & 0x0fffu16.to_be(), second]))
+    };
+    Some(Flow {
+        source,
+        destination,
+        class,
+        source_be: transport.source_be,
+        destination_be: transport.destination_be,
+        protocol: transport.protocol,
+        is_v4: ends.is_v4,
+        zero: [0; 2],
+        // SAFETY: the kernel's context is valid for the whole program.
+        link: unsafe { (*skb(ctx)).ifindex },
+    })
 }
 
 #[inline(always)]

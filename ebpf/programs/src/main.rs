@@ -16,12 +16,13 @@ mod exempt;
 mod flows;
 mod mark;
 mod packet;
+mod route;
 mod shadow;
 mod spoof;
 mod toa;
 
-use aya_ebpf::macros::{cgroup_sock_addr, classifier, sock_ops};
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock_addr, cgroup_sockopt, classifier, sock_ops};
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext, SockoptContext, TcContext};
 use turnpike_ebpf_abi::MarkConfig;
 
 /// Let the packet go on through the stack.
@@ -140,6 +141,13 @@ pub fn toa_getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn toa_getpeername6(ctx: SockAddrContext) -> i32 {
     toa::peer6(&ctx);
+    1
+}
+
+/// Answers the getsockopt() by which servers ask for the IPv6 client of an IPv4 connection. Other options are the kernel's.
+#[cgroup_sockopt(getsockopt)]
+pub fn toa_getsockopt(ctx: SockoptContext) -> i32 {
+    toa::nat64_peer(&ctx);
     1
 }
 

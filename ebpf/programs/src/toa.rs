@@ -7,7 +7,10 @@
 //! only that one's format. What was found lies in socket storage; getpeername() and accept() read it there.
 //! Everything else is counted and left as it is.
 //!
-//! Left out: UDP, and IPv6 clients of IPv4 sockets (an IPv4 socket address cannot say them).
+//! An IPv4 socket address cannot say an IPv6 client (NAT64): servers that know of it ask by getsockopt(), as they ask DPVS's
+//! kernel module.
+//!
+//! Left out: UDP.
 
 mod ends;
 mod options;
@@ -15,14 +18,14 @@ mod record;
 
 use aya_ebpf::bindings::{
     BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_addr,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_addr, bpf_sockopt,
 };
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::Array;
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
-use turnpike_ebpf_abi::{Counter, PodEntry, ToaConfig, ToaOutcome, ToaSock};
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext, SockoptContext};
+use turnpike_ebpf_abi::{Counter, Nat64Peer, PodEntry, ToaConfig, ToaOutcome, ToaSock};
 
 use ends::Ends;
 use options::Found;
@@ -209,12 +212,11 @@ fn storage(ctx: &SockOpsContext, flags: u64) -> Option<&'static mut ToaSock> {
     }
 }
 
-/// What is known of the socket that getpeername() was called on.
+/// What is known of a connection.
 #[inline(always)]
-fn known(ctx: &SockAddrContext) -> Option<&'static ToaSock> {
-    // SAFETY: the kernel's context is valid, its socket is one; our map; the record lives as long as the socket.
+fn known(socket: *mut bpf_sock) -> Option<&'static ToaSock> {
+    // SAFETY: callers pass their context's socket; our map; the record lives as long as the socket.
     let record = unsafe {
-        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
         helpers::bpf_sk_storage_get(
             (&raw const SOCKETS).cast_mut().cast(),
             socket.cast(),
@@ -230,12 +232,12 @@ fn known(ctx: &SockAddrContext) -> Option<&'static ToaSock> {
 /// getpeername() on an IPv4 socket.
 #[inline(always)]
 pub fn peer4(ctx: &SockAddrContext) {
-    let Some(record) = known(ctx) else {
+    // SAFETY: the kernel's context is valid for the whole program.
+    let Some(record) = known(unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }) else {
         return;
     };
-    let words = words(record);
-    let [a, b, c, d] = words;
-    if a | b == 0 && c == 0xffff_0000u32.to_le() {
+    let [_, _, _, d] = words(record);
+    if is_ipv4(record) {
         let address: *mut bpf_sock_addr = ctx.sock_addr;
         // SAFETY: the kernel's context is valid for the whole program.
         unsafe { (&raw mut (*address).user_ip4).write_volatile(d) };
@@ -246,7 +248,8 @@ pub fn peer4(ctx: &SockAddrContext) {
 /// getpeername() on an IPv6 socket; IPv4 clients show as `::ffff:a.b.c.d`.
 #[inline(always)]
 pub fn peer6(ctx: &SockAddrContext) {
-    let Some(record) = known(ctx) else {
+    // SAFETY: the kernel's context is valid for the whole program.
+    let Some(record) = known(unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }) else {
         return;
     };
     let [a, b, c, d] = words(record);
@@ -261,6 +264,38 @@ pub fn peer6(ctx: &SockAddrContext) {
         field.add(3).write_volatile(d);
     }
     set_port(ctx, record);
+}
+
+/// getsockopt() for [`Nat64Peer`]. Without an IPv6 client, or with too little room, the kernel's answer stands: the
+/// option is unknown.
+#[inline(always)]
+pub fn nat64_peer(ctx: &SockoptContext) {
+    let option: *mut bpf_sockopt = ctx.sockopt;
+    // SAFETY: the kernel's context is valid for the whole program.
+    let (level, name, socket) =
+        unsafe { ((*option).level, (*option).optname, (*option).__bindgen_anon_1.sk) };
+    if level != Nat64Peer::LEVEL || name != Nat64Peer::NAME {
+        return;
+    }
+    let Some(record) = known(socket).filter(|record| !is_ipv4(record)) else {
+        return;
+    };
+    // SAFETY: as above; the answer is written where the bounds that the kernel gives have room for it.
+    unsafe {
+        let answer = (*option).__bindgen_anon_2.optval.cast::<Nat64Peer>();
+        if answer.add(1).cast() > (*option).__bindgen_anon_3.optval_end {
+            return;
+        }
+        answer.write(Nat64Peer { address: words(record), port_be: record.port_be, zero: 0 });
+        (&raw mut (*option).optlen).write_volatile(size_of::<Nat64Peer>() as i32);
+        (&raw mut (*option).retval).write_volatile(0);
+    }
+}
+
+#[inline(always)]
+fn is_ipv4(record: &ToaSock) -> bool {
+    let [a, b, c, _] = words(record);
+    a | b == 0 && c == 0xffff_0000u32.to_le()
 }
 
 #[inline(always)]

@@ -7,9 +7,10 @@
 //!             ├─ 10.1.3.0/24 ─ raw    (kube + notrack) ─ pod
 //!             └─ 10.1.4.0/24 ─ none   (drops at once)  ─ pod
 //! ```
-//! A pinned sender's packets are forwarded on its own CPU, in the send call: the time of a call less that of one whose
-//! packet is dropped where the node would begin is the node's cost. The least of many alternating runs counts, because
-//! whatever else runs on the machine only adds.
+//! A pinned sender's packets are forwarded on its own CPU, in the send call. Datagrams of one port are dropped by a rule on
+//! the link where they arrive, in the pod or at the director; at "none" by the same rule where the node would begin. The
+//! difference is the node's cost. Those of the other port go on to a socket. The least of many alternating runs counts,
+//! because whatever else runs on the machine only adds.
 
 mod ways;
 
@@ -30,19 +31,24 @@ const FULL_RUNS: usize = 51;
 /// Connections of one run.
 const CONNECTIONS: u32 = 200;
 pub(super) const UDP_PORT: u16 = 9000;
+/// Datagrams from or to this port are dropped on the link where they arrive.
+pub(super) const SINK_PORT: u16 = 9001;
 pub(super) const TCP_PORT: u16 = 80;
 
 /// The least time of each measurement, in nanoseconds for one packet or connection.
 #[derive(Debug, Clone, Copy)]
 struct Least {
-    to_pod: f64,
-    from_pod: f64,
+    to_link: f64,
+    from_link: f64,
+    to_socket: f64,
+    from_socket: f64,
     exchange: f64,
 }
 
 impl Default for Least {
     fn default() -> Self {
-        Self { to_pod: f64::INFINITY, from_pod: f64::INFINITY, exchange: f64::INFINITY }
+        let more = f64::INFINITY;
+        Self { to_link: more, from_link: more, to_socket: more, from_socket: more, exchange: more }
     }
 }
 
@@ -54,9 +60,12 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let mut least = vec![Least::default(); ways.len()];
     for _ in 0..runs {
         for (way, least) in ways.iter().zip(&mut least) {
-            least.to_pod = least.to_pod.min(datagrams(&director, way, true)?);
-            least.from_pod = least.from_pod.min(datagrams(&director, way, false)?);
+            let cost = |port, to_pod| datagrams(&director, way, port, to_pod);
+            least.to_link = least.to_link.min(cost(SINK_PORT, true)?);
+            least.from_link = least.from_link.min(cost(SINK_PORT, false)?);
             if way.forwards {
+                least.to_socket = least.to_socket.min(cost(UDP_PORT, true)?);
+                least.from_socket = least.from_socket.min(cost(UDP_PORT, false)?);
                 least.exchange = least.exchange.min(exchanges(&director, way)?);
             }
         }
@@ -81,13 +90,17 @@ fn compare(ways: &[Way], least: &[Least]) -> Result<Vec<Comparison>> {
         let mut put = |case: &str, metric: &str, ours: f64, value: f64| {
             rows.push(Comparison::new(case, metric, ours, way.name, value));
         };
-        put("UDP 64 B to the pod", "ns a packet", own.to_pod - none.to_pod, peer.to_pod - none.to_pod);
+        let unit = "ns a packet";
+        let (to, from) = (none.to_link, none.from_link);
+        put("UDP 64 B to the pod's link", unit, own.to_link - to, peer.to_link - to);
         put(
-            "UDP 64 B from the pod",
-            "ns a packet",
-            own.from_pod - none.from_pod,
-            peer.from_pod - none.from_pod,
+            "UDP 64 B from the pod, to the director's link",
+            unit,
+            own.from_link - from,
+            peer.from_link - from,
         );
+        put("UDP 64 B to a socket in the pod", unit, own.to_socket - to, peer.to_socket - to);
+        put("UDP 64 B from the pod, to a socket", unit, own.from_socket - from, peer.from_socket - from);
         put("connect, request, answer, close", "µs", own.exchange / 1e3, peer.exchange / 1e3);
         let tracked = way.tracked()?;
         if tracked > 0.0 {
@@ -98,8 +111,8 @@ fn compare(ways: &[Way], least: &[Least]) -> Result<Vec<Comparison>> {
 }
 
 /// Nanoseconds of one send call, towards the pod or from it.
-fn datagrams(director: &Node, way: &Way, to_pod: bool) -> Result<f64> {
-    let (pod, balancer) = (SocketAddr::new(way.pod, UDP_PORT), SocketAddr::new(way.director, 4000));
+fn datagrams(director: &Node, way: &Way, port: u16, to_pod: bool) -> Result<f64> {
+    let (pod, balancer) = (SocketAddr::new(way.pod, port), SocketAddr::new(way.director, 4000));
     let at_pod = way.in_pod(|| UdpSocket::bind(pod))??;
     let at_balancer = director.in_netns(|| UdpSocket::bind(balancer))??;
     let (sender, target) = if to_pod { (&at_balancer, pod) } else { (&at_pod, balancer) };

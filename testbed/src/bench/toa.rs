@@ -4,8 +4,8 @@
 //!   client 10.1.1.1 (and the director on it: VIP 10.9.0.1, local 10.9.1.1) ── n1 10.1.1.11: two servers
 //! ```
 //! Both servers are this program again (`--toa-server`), one in the cgroup that turnpike-agent serves, one outside of
-//! it. Each connection carries its own measurement back: the nanoseconds of a getpeername() call. Runs alternate, the
-//! least counts.
+//! it. Each connection carries its own measurement back: the nanoseconds of a getpeername() or getsockopt() call. Runs
+//! alternate, the least counts.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,8 +21,10 @@ use crate::{Director, Lab, Node, Process, TurnpikeConfig, TurnpikeNode, poll_res
 
 const RUNS: usize = 15;
 const FULL_RUNS: usize = 51;
-/// getpeername() calls of one run.
+/// Calls of one run.
 const CALLS: u32 = 100_000;
+/// In the number of calls that a server is asked for: getsockopt() calls, in place of getpeername().
+const GETSOCKOPT: u32 = 1 << 31;
 /// Connections of one run.
 const CONNECTIONS: u32 = 300;
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -33,7 +35,7 @@ const SOURCE: &str = "\
 apiVersion: turnpike.io/v1alpha1
 kind: LoadBalancerSource
 metadata: {name: lvs}
-spec: {cidrs: [10.9.1.0/24], toa: Toa254}
+spec: {cidrs: [10.9.1.0/24], toa: Toa254, toaNat64: true}
 ";
 
 /// The least of each measurement.
@@ -41,7 +43,15 @@ spec: {cidrs: [10.9.1.0/24], toa: Toa254}
 struct Least {
     direct: f64,
     behind_director: f64,
+    getsockopt: f64,
     connect: f64,
+}
+
+impl Default for Least {
+    fn default() -> Self {
+        let more = f64::INFINITY;
+        Self { direct: more, behind_director: more, getsockopt: more, connect: more }
+    }
 }
 
 pub(super) fn run(options: &Options) -> Result<()> {
@@ -62,14 +72,14 @@ pub(super) fn run(options: &Options) -> Result<()> {
         server(&node, PORTS[1], &node.cgroup_path().join("outside"))?,
     ];
     let director = direct(&client)?;
-    let mut least =
-        [Least { direct: f64::INFINITY, behind_director: f64::INFINITY, connect: f64::INFINITY }; 2];
+    let mut least = [Least::default(); 2];
     for _ in 0..runs {
         for (least, port) in least.iter_mut().zip(PORTS) {
             let direct = SocketAddr::new("10.1.1.11".parse()?, port);
             let vip = SocketAddr::new("10.9.0.1".parse()?, port);
             least.direct = least.direct.min(measured(&client, direct, CALLS)?);
             least.behind_director = least.behind_director.min(measured(&client, vip, CALLS)?);
+            least.getsockopt = least.getsockopt.min(measured(&client, direct, CALLS | GETSOCKOPT)?);
             least.connect = least.connect.min(connections(&client, direct)?);
         }
     }
@@ -84,6 +94,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
             peer,
             without.behind_director,
         ),
+        Comparison::new("getsockopt with toaNat64", "ns a call", with.getsockopt, peer, without.getsockopt),
         Comparison::new("connect, answer, close", "µs", with.connect / 1e3, peer, without.connect / 1e3),
     ];
     tell(&format!("TOA, the least of {runs} alternating runs"), &rows, options.json.as_deref())?;
@@ -125,11 +136,11 @@ fn server(node: &Node, port: u16, cgroup: &Path) -> Result<Process> {
     Ok(process)
 }
 
-/// Nanoseconds of a getpeername() call, as the server at the other end measured it.
+/// Nanoseconds of a call, as the server at the other end measured it.
 fn measured(client: &Node, at: SocketAddr, calls: u32) -> Result<f64> {
     let text = client.in_netns(|| exchange(at, calls))??;
     let (nanoseconds, _) = text.split_once(' ').context("a number")?;
-    Ok(nanoseconds.parse::<f64>()? / f64::from(calls))
+    Ok(nanoseconds.parse::<f64>()? / f64::from(calls & !GETSOCKOPT))
 }
 
 /// Nanoseconds of a connection with one getpeername() call.
@@ -168,8 +179,12 @@ pub(super) fn serve(port: u16, cgroup: &Path) -> Result<()> {
         let calls = u32::from_be_bytes(calls);
         let begun = Instant::now();
         let mut seen = None;
-        for _ in 0..calls {
-            seen = Some(stream.peer_addr()?);
+        for _ in 0..calls & !GETSOCKOPT {
+            if calls & GETSOCKOPT == 0 {
+                seen = Some(stream.peer_addr()?);
+            } else if let Some(error) = stream.take_error()? {
+                return Err(error.into());
+            }
         }
         let took = begun.elapsed().as_nanos();
         let seen = seen.map_or_else(|| "-".to_owned(), |address| address.to_string());

@@ -29,6 +29,7 @@ fn wait(rig: &Rig, words: &[&str], what: &str, wanted: impl Fn(&Value) -> bool) 
 }
 
 /// Verifies: a pod with `turnpike.io/toa: "off"` shows the director, its neighbour the client, and the check says why;
+/// `toaNat64` attaches the program for it, and ends it;
 /// a source that is taken out drains (its options are not believed any more, its traffic stays out of conntrack, over
 /// a restart of the agent too), and one with a drain time of 0 goes at once; established connections of both go on.
 #[test]
@@ -56,6 +57,13 @@ fn a_pod_may_opt_out_and_a_source_that_is_removed_drains() -> Result<()> {
     assert_eq!(check["opted_out"], true, "{check:#}");
     assert!(check["counters"]["opted_out"].as_u64() >= Some(2) && check["counters"]["hit"] == 0, "{check:#}");
     assert!(check["findings"][0].as_str().is_some_and(|text| text.contains("turnpike.io/toa")), "{check:#}");
+
+    assert_eq!(check["nat64"], false, "{check:#}");
+    let asking = SOURCES.replacen("toa: Toa254}", "toa: Toa254, toaNat64: true}", 1);
+    rig.turnpike.set_resource("balancer.yaml", &asking)?;
+    wait(&rig, &["toa", "check", "on"], "getsockopt() to be answered", |check| check["nat64"] == true)?;
+    rig.turnpike.set_resource("balancer.yaml", SOURCES)?;
+    wait(&rig, &["toa", "check", "on"], "getsockopt() to be left alone", |check| check["nat64"] == false)?;
 
     rig.turnpike.set_resource("balancer.yaml", "# all sources are gone\n")?;
     let draining = |flows: &Value| {

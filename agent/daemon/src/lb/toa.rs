@@ -51,6 +51,7 @@ fn fill(report: &mut ToaReport, seen: &ToaOfPod, hooks: &HooksInForce, netns: Ne
     report.connections = seen.connections.iter().map(|one| connection(one, now)).collect();
     report.cgroup = hooks.toa_cgroup.as_ref().map(|path| path.display().to_string());
     report.programs = hooks.toa_programs;
+    report.nat64 = hooks.toa_nat64;
     if let Some(cgroup) = &hooks.toa_cgroup {
         report.outside = outside(netns, cgroup);
     }
@@ -65,6 +66,7 @@ fn sources(desired: &DesiredState) -> Vec<ToaSource> {
             cidrs: source.cidrs.iter().map(ToString::to_string).collect(),
             format: format!("{format:?}"),
             kind: kind(format),
+            nat64: source.toa_nat64,
         })
         .collect()
 }
@@ -106,7 +108,7 @@ fn connection(seen: &ToaConnection, now_ns: u64) -> ToaConnectionReport {
         peer: seen.peer,
         client,
         outcome: words::outcome(event).to_owned(),
-        words: words::connection(event),
+        words: words::connection(event, seen.pod.is_ipv4()),
     }
 }
 
@@ -125,6 +127,12 @@ fn findings(report: &mut ToaReport) {
     } else if report.programs < PROGRAMS {
         let attached = report.programs;
         found.push(format!("only {attached} of 3 programs are attached: `turnpike status` says why"));
+    }
+    if let Some(source) = report.sources.iter().find(|source| source.nat64 && !report.nat64) {
+        let name = &source.name;
+        found.push(format!(
+            "{name} has toaNat64, but getsockopt(IPPROTO_IP, 4096) is not answered: `turnpike status` says why"
+        ));
     }
     if let (false, Some(cgroup)) = (report.outside.is_empty(), &report.cgroup) {
         found.push(format!(
@@ -229,6 +237,7 @@ mod tests {
                 cidrs: vec!["10.9.1.0/24".into()],
                 format: "Toa254".into(),
                 kind: 254,
+                nat64: false,
             }],
             cgroup: Some("/sys/fs/cgroup/kubepods".into()),
             programs: PROGRAMS,
@@ -244,6 +253,7 @@ mod tests {
         assert!(found(&|report| report.opted_out = true).contains("turnpike.io/toa"));
         assert!(found(&|report| report.sources.clear()).contains("no LoadBalancerSource"));
         assert!(found(&|report| report.programs = 1).contains("only 1 of 3"));
+        assert!(found(&|report| report.sources[0].nat64 = true).contains("lvs has toaNat64"));
         assert!(found(&|report| report.outside.push("nginx (7)".into())).contains("nginx (7)"));
         assert!(found(&|report| report.counters.extend([("miss".to_owned(), 2)])).contains("compare"));
     }

@@ -36,8 +36,21 @@ pub(super) fn outcome(event: &ToaEvent) -> &'static str {
     }
 }
 
-/// Why a connection did or did not get its client's address.
-pub(super) fn connection(event: &ToaEvent) -> String {
+/// Why a connection did or did not get its client's address; `is_ipv4`: it came over IPv4.
+pub(super) fn connection(event: &ToaEvent, is_ipv4: bool) -> String {
+    let words = search(event);
+    let client = std::net::Ipv6Addr::from(event.client);
+    if is_ipv4 && !client.is_unspecified() && client.to_ipv4_mapped().is_none() {
+        return format!(
+            "{words}; an IPv4 socket shows the director: servers see an IPv6 client if they listen on `::`, or ask \
+             getsockopt(IPPROTO_IP, 4096), which spec.toaNat64 answers"
+        );
+    }
+    words
+}
+
+/// How the search for the option ended.
+fn search(event: &ToaEvent) -> String {
     let kind = ToaFormat::kind(event.format.into());
     let other = match event.seen_kind {
         0 => String::new(),
@@ -93,9 +106,19 @@ mod tests {
             ..ToaEvent::default()
         };
         assert_eq!(
-            connection(&event),
+            connection(&event, true),
             "no option 254 in any packet searched; it carried option 200 instead: set spec.toa to that format"
         );
         assert_eq!(outcome(&event), "miss");
+    }
+
+    #[test]
+    fn an_ipv6_client_of_an_ipv4_connection_is_explained() {
+        let event = ToaEvent { outcome: ToaOutcome::Hit as u8, client: [0x20; 16], ..ToaEvent::default() };
+        assert!(connection(&event, true).contains("spec.toaNat64"));
+        assert!(!connection(&event, false).contains("spec.toaNat64"));
+        let mapped =
+            ToaEvent { client: std::net::Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets(), ..event };
+        assert!(!connection(&mapped, true).contains("spec.toaNat64"));
     }
 }

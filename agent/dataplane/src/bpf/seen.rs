@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 use turnpike_ebpf_loader::abi::bypass::FlowKey;
-use turnpike_ebpf_loader::abi::{Addr, LbStats, LpmKey, ToaEvent, ToaTally};
+use turnpike_ebpf_loader::abi::{Addr, LbStats, LpmKey, ToaEvent, ToaTally, names};
 use turnpike_ebpf_loader::{AttachMode, Attachment, Error, Hook};
 use turnpike_model::desired::DesiredState;
 
@@ -46,6 +46,8 @@ pub struct HooksInForce {
     pub uplinks: Vec<(u32, &'static str)>,
     /// TOA programs attached to the configured cgroup, of three.
     pub toa_programs: usize,
+    /// getsockopt() tells IPv6 clients of IPv4 sockets there.
+    pub toa_nat64: bool,
     /// The cgroup's path; `None` where none is configured.
     pub toa_cgroup: Option<std::path::PathBuf>,
 }
@@ -102,8 +104,9 @@ impl Bpf {
                     hooks.uplinks.push((ifindex, mode));
                 }
                 Attachment::Link { .. } => {}
-                Attachment::Cgroup { cgroup, .. } if Some(cgroup) == self.toa => hooks.toa_programs += 1,
-                Attachment::Cgroup { .. } => {}
+                Attachment::Cgroup { cgroup, .. } if self.toa.is_none_or(|toa| toa.cgroup != cgroup) => {}
+                Attachment::Cgroup { program: names::PROG_TOA_SOCKOPT, .. } => hooks.toa_nat64 = true,
+                Attachment::Cgroup { .. } => hooks.toa_programs += 1,
             }
         }
         Ok(hooks)

@@ -6,6 +6,8 @@
 //! Verifies: only the pod's own addresses leave it; replies to directors are redirected to the uplink that the
 //! routes name, and everything else takes the stack untouched.
 
+use std::time::{Duration, Instant};
+
 use turnpike_ebpf_loader::Programs;
 use turnpike_ebpf_loader::abi::{LbSource, LpmKey, MarkConfig, PortKey, Uplink, Veth, names};
 
@@ -161,6 +163,28 @@ fn what_does_not_qualify_takes_the_stack() {
     check(&mut programs, on, "no route", &reply, PASS, stack);
     command("ip route replace 10.1.3.0/24 dev tpk0");
     check(&mut programs, on, "a route that leaves through no uplink", &reply, PASS, stack);
+}
+
+#[test]
+fn a_route_that_changes_is_followed_though_hops_are_remembered() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    let on = node(&programs);
+    let replies =
+        [Frame::udp(POD, 53, DIRECTOR, 4000).bytes(), Frame::udp(POD6, 53, DIRECTOR6, 4000).bytes()];
+    for reply in &replies {
+        for again in ["looked up", "remembered"] {
+            check(&mut programs, on, again, reply, REDIRECT, Some("pod_bypassed"));
+        }
+    }
+    command("ip route add blackhole 10.1.3.0/24");
+    command("ip -6 route add blackhole fd00:1:3::/64");
+    for reply in &replies {
+        let began = Instant::now();
+        while run(&mut programs, names::PROG_FROM_POD, reply, Context::on(on)).verdict != PASS {
+            assert!(began.elapsed() < Duration::from_secs(20), "the old route is still in use");
+        }
+    }
 }
 
 #[test]

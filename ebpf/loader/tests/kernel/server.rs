@@ -8,6 +8,11 @@ use std::time::{Duration, Instant};
 
 const SCRIPT: &str = r#"
 import socket, sys
+def nat64(room):
+    try:
+        return connection.getsockopt(socket.IPPROTO_IP, 4096, room)
+    except OSError:
+        return b""
 family = socket.AF_INET if sys.argv[1] == "4" else socket.AF_INET6
 listener = socket.socket(family)
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -22,7 +27,14 @@ while True:
     print("accept", accepted[0], accepted[1], "peer", peer[0], peer[1], flush=True)
     data = connection.recv(1000)
     peer = connection.getpeername()
-    print("after", len(data), "bytes", peer[0], peer[1], flush=True)
+    client = nat64(64)
+    assert nat64(16) == b""
+    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    words = ["after", len(data), "bytes", peer[0], peer[1]]
+    if client:
+        address = socket.inet_ntop(socket.AF_INET6, client[:16])
+        words += ["asked", address, int.from_bytes(client[16:18], "big"), len(client)]
+    print(*words, flush=True)
     connection.close()
 "#;
 

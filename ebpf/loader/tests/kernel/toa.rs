@@ -343,6 +343,30 @@ fn an_ipv4_socket_cannot_show_an_ipv6_client() {
 }
 
 #[test]
+fn a_server_on_ipv4_that_asks_is_told_the_ipv6_client() {
+    let mut bench = Bench::new(4, Bench::plain());
+    let cgroup = bench._cgroup.path.clone();
+    let after = |bench: &Bench, option: &[u8]| {
+        let Seen { port, accepted, after } = bench.play(DIRECTOR, &Script::on_ack(option));
+        if option.len() == 20 {
+            assert_eq!(accepted, format!("accept {DIRECTOR} {port} peer {DIRECTOR} {port}"));
+        }
+        (after, port)
+    };
+    bench.programs.set_nat64(&cgroup, true).expect("attach");
+    bench.programs.set_nat64(&cgroup, true).expect("attach again");
+    assert_eq!(bench.programs.attachments().expect("attachments").len(), 4);
+    let (told, port) = after(&bench, &toa6(254));
+    assert_eq!(told, format!("after 5 bytes {DIRECTOR} {port} asked {CLIENT6} {CLIENT_PORT} 20"));
+    assert_eq!(after(&bench, &toa()).0, format!("after 5 bytes {CLIENT} {CLIENT_PORT}"), "an IPv4 client");
+    let (told, port) = after(&bench, &[254, 20, 1]);
+    assert_eq!(told, format!("after 5 bytes {DIRECTOR} {port}"), "a broken option");
+    bench.programs.set_nat64(&cgroup, false).expect("detach");
+    let (told, port) = after(&bench, &toa6(254));
+    assert_eq!(told, format!("after 5 bytes {DIRECTOR} {port}"), "nobody answers any more");
+}
+
+#[test]
 fn an_option_on_the_syn_alone_is_read_from_the_saved_syn() {
     let bench = Bench::new(4, ToaConfig { flags: ToaConfig::SAVE_SYN, late_packets: 0 });
     let mss = vec![2, 4, 5, 0xb4];

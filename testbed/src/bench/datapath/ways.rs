@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::super::pod;
-use super::{TCP_PORT, UDP_PORT};
+use super::{SINK_PORT, TCP_PORT, UDP_PORT};
 use crate::{Lab, Node, TurnpikeConfig, TurnpikeNode};
 
 /// Services of the kube-like rule set.
@@ -57,11 +57,13 @@ fn wire(lab: &Lab, director: &Node, number: u8, name: &str) -> Result<Node> {
 }
 
 fn ours(lab: &Lab, director: &Node) -> Result<Way> {
-    let node = wire(lab, director, 0, "ours")?;
+    let name = "ours";
+    let node = wire(lab, director, 0, name)?;
     let source = format!(
         "apiVersion: turnpike.io/v1alpha1\nkind: LoadBalancerSource\nmetadata: {{name: lvs}}\n\
          spec:\n  cidrs: [10.1.0.1/32]\n  bypass: true\n  toa: Toa254\n  ports:\n\
-         \x20 - {{protocol: TCP, port: {TCP_PORT}}}\n  - {{protocol: UDP, port: {UDP_PORT}}}\n"
+         \x20 - {{protocol: TCP, port: {TCP_PORT}}}\n  - {{protocol: UDP, port: {UDP_PORT}}}\n\
+         \x20 - {{protocol: UDP, port: {SINK_PORT}}}\n"
     );
     let config = TurnpikeConfig::default()
         .with_blocks("ours", ("10.244.0.0/16", "10.244.0.0/26"), ("fd00:244::/48", "fd00:244::/122"))
@@ -69,29 +71,25 @@ fn ours(lab: &Lab, director: &Node) -> Result<Way> {
     let turnpike = TurnpikeNode::start(&node, &config)?;
     let pod = pod::attach(&node)?;
     director.route(&format!("{pod}/32 via 10.1.0.11"))?;
-    Ok(Way {
-        name: "ours",
-        forwards: true,
-        director: "10.1.0.1".parse()?,
-        pod,
-        node,
-        _turnpike: Some(turnpike),
-    })
+    sinks(&node, director, name)?;
+    Ok(Way { name, forwards: true, director: "10.1.0.1".parse()?, pod, node, _turnpike: Some(turnpike) })
 }
 
 fn by_hand(lab: &Lab, director: &Node, number: u8, name: &'static str) -> Result<Way> {
-    let node = wire(lab, director, number, &format!("way{number}"))?;
+    let link = format!("way{number}");
+    let node = wire(lab, director, number, &link)?;
     let (gateway, pod) = (format!("10.245.{number}.1"), format!("10.245.{number}.2"));
     pod::make(&node, &gateway, &pod)?;
     let rules = match number {
         1 => String::new(),
         2 => kube(),
         3 => kube() + &notrack(&format!("10.1.{number}.1")),
-        _ => ["eth0", "vpod"].map(drop_all).concat(),
+        _ => ["eth0", "vpod"].map(sink).concat(),
     };
     node.write_file("/tmp/rules.nft", rules)?;
     node.run(&["nft", "-f", "/tmp/rules.nft"])?;
     director.route(&format!("{pod}/32 via 10.1.{number}.11"))?;
+    sinks(&node, director, &link)?;
     Ok(Way {
         name,
         forwards: number < 4,
@@ -131,10 +129,17 @@ fn notrack(director: &str) -> String {
     )
 }
 
-/// Ends every packet where the node would begin to work.
-fn drop_all(link: &str) -> String {
+/// Ends the datagrams that need no socket on the links where they arrive: in the pod, and at the director.
+fn sinks(node: &Node, director: &Node, link: &str) -> Result<()> {
+    node.write_file("/tmp/sink.nft", sink("eth0"))?;
+    node.run(&["ip", "netns", "exec", "pod", "nft", "-f", "/tmp/sink.nft"])?;
+    director.write_file("/tmp/sink.nft", sink(link))?;
+    director.run(&["nft", "-f", "/tmp/sink.nft"]).map(drop)
+}
+
+fn sink(link: &str) -> String {
     format!(
-        "table netdev {link} {{\n  chain nothing {{\n    type filter hook ingress device {link} priority 0; policy drop;\n\
-         \x20   ether type arp accept\n  }}\n}}\n"
+        "table netdev {link} {{\n  chain sink {{\n    type filter hook ingress device {link} priority 0;\n\
+         \x20   udp dport {SINK_PORT} drop\n    udp sport {SINK_PORT} drop\n  }}\n}}\n"
     )
 }
