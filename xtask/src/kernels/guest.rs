@@ -26,11 +26,13 @@ const EARLY: [&str; 6] = [
 /// loading all programs, and fails when the verifier refuses one. Left out: those that say the same again of another
 /// input; `pins`, which asks for every feature of a new kernel, TCX among them; `verifier`, which asks for counts that
 /// kernels before 5.16 do not tell.
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 14] = [
     "towards_pod",
     "from_pod",
     "marking::above",
     "mutation",
+    "bypass::a_bond",
+    "bypass::a_vlan",
     "bypass::bulk",
     "bypass::datagrams",
     "bypass::connections",

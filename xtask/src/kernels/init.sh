@@ -24,7 +24,7 @@ mount -t cgroup2 cgroup /host/sys/fs/cgroup
 rm -rf /lib/modules
 ln -s /host$MODULES /lib/modules
 for module in crc32c_generic crc32c_intel libcrc32c veth ifb sch_ingress sch_tbf sch_htb cls_bpf cls_u32 act_mirred nfnetlink nf_tables nft_counter nf_conntrack \
-    nf_conntrack_netlink nft_ct nft_nat nft_chain_nat nft_masq nft_reject_inet nft_limit; do
+    nf_conntrack_netlink nft_ct nft_nat nft_chain_nat nft_masq nft_reject_inet nft_limit 8021q bonding; do
     # Some are part of the kernel, or have another name there.
     modprobe $module 2>/dev/null
 done
@@ -33,7 +33,7 @@ echo "KERNEL $(uname -r)"
 inside() {
     chroot /host /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_LOG=warn "$@"
 }
-inside $BINARY --color never --test-threads=1 $(echo $TESTS | tr , ' ') 2>&1
+inside $BINARY --color never --test-threads=1 --include-ignored $(echo $TESTS | tr , ' ') 2>&1
 # Limits by both ways of holding packets back: without fq, which the kernel must not fetch by itself, and with it.
 echo /bin/false >/proc/sys/kernel/modprobe
 inside $LIMITS --color never --test-threads=1 --nocapture limits:: 2>&1

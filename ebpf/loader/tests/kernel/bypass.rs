@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use turnpike_ebpf_loader::abi::{Addr, LbSource, LpmKey, PodEntry, PortKey, Uplink, Veth};
+use turnpike_ebpf_loader::abi::{Addr, LbSource, LpmKey, PodEntry, PortKey, Uplink as UplinkEntry, Veth};
 use turnpike_ebpf_loader::{Hook, Programs};
 
 use crate::frames::ip;
@@ -30,24 +30,69 @@ struct Node {
     programs: Programs,
     director: Space,
     pod: Space,
+    uplink: &'static str,
     _sandbox: Sandbox,
+}
+
+/// What the node and the director are linked by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Uplink {
+    /// `up0` and `dir0`.
+    Plain,
+    /// VLAN 100 on both of them.
+    Vlan,
+    /// `up0` and `up1` as one, and so their other ends.
+    Bond,
+}
+
+impl Uplink {
+    /// Makes it; answers the node's link and the director's.
+    fn make(self, director: &Space) -> (&'static str, &'static str) {
+        run("ip link add up0 type veth peer name dir0");
+        director.adopt("dir0");
+        match self {
+            Self::Plain => ("up0", "dir0"),
+            Self::Vlan => {
+                run("ip link add link up0 name up0.100 type vlan id 100");
+                run("ip link set up0 up");
+                director.ip("link add link dir0 name dir0.100 type vlan id 100");
+                director.ip("link set dir0 up");
+                ("up0.100", "dir0.100")
+            }
+            Self::Bond => {
+                run("ip link add up1 type veth peer name dir1");
+                director.adopt("dir1");
+                let bond = |name: &str| format!("link add {name} type bond mode active-backup miimon 10");
+                run(&format!("ip {}", bond("upb")));
+                director.ip(&bond("dirb"));
+                for number in [0, 1] {
+                    run(&format!("ip link set up{number} master upb"));
+                    director.ip(&format!("link set dir{number} master dirb"));
+                }
+                ("upb", "dirb")
+            }
+        }
+    }
 }
 
 impl Node {
     fn new() -> Self {
+        Self::behind(Uplink::Plain)
+    }
+
+    fn behind(uplink: Uplink) -> Self {
         let sandbox = Sandbox::enter();
         let programs = sandbox.open();
         let (director, pod) = (Space::new(), Space::new());
-        run("ip link add up0 type veth peer name dir0");
+        let (uplink, far) = uplink.make(&director);
         run("ip link add tpk0 type veth peer name pod0");
         let pod_mac = mac("pod0");
         let host_mac = mac("tpk0");
-        director.adopt("dir0");
         pod.adopt("pod0");
-        for line in ["link set dir0 up", "addr add 10.1.1.30/24 dev dir0", "addr add 10.1.1.66/24 dev dir0"] {
-            director.ip(line);
+        director.ip(&format!("link set {far} up"));
+        for address in ["10.1.1.30/24", "10.1.1.66/24", "fd00:1:1::30/64 nodad"] {
+            director.ip(&format!("addr add dev {far} {address}"));
         }
-        director.ip("addr add fd00:1:1::30/64 dev dir0 nodad");
         director.ip("route add 10.244.0.0/16 via 10.1.1.11");
         director.ip("-6 route add fd00:244::/48 via fd00:1:1::11");
         for line in ["link set pod0 up", "addr add 10.244.1.5/32 dev pod0", "route add 169.254.1.1 dev pod0"]
@@ -62,10 +107,10 @@ impl Node {
         pod.ip(&format!("neigh add fe80::1 lladdr {text} dev pod0 nud permanent"));
         let text = pod_mac.map(|byte| format!("{byte:02x}")).join(":");
         for line in [
-            "ip link set up0 up",
+            &format!("ip link set {uplink} up"),
             "ip link set tpk0 up",
-            "ip addr add 10.1.1.11/24 dev up0",
-            "ip addr add fd00:1:1::11/64 dev up0 nodad",
+            &format!("ip addr add 10.1.1.11/24 dev {uplink}"),
+            &format!("ip addr add fd00:1:1::11/64 dev {uplink} nodad"),
             "ip route add 10.244.1.5/32 dev tpk0",
             "ip -6 route add fd00:244::5/128 dev tpk0",
             &format!("ip neigh add {POD} lladdr {text} dev tpk0 nud permanent"),
@@ -77,7 +122,7 @@ impl Node {
         ] {
             run(line);
         }
-        let node = Self { programs, director, pod, _sandbox: sandbox };
+        let node = Self { programs, director, pod, uplink, _sandbox: sandbox };
         node.fill(&pod_mac, &host_mac);
         node
     }
@@ -112,7 +157,7 @@ impl Node {
             queue: 0,
         };
         maps.veths.insert(&ifindex("tpk0"), &veth).expect("insert");
-        maps.uplinks.insert(&ifindex("up0"), &Uplink { mtu: 1500, index: 0 }).expect("insert");
+        maps.uplinks.insert(&ifindex(self.uplink), &UplinkEntry { mtu: 1500, index: 0 }).expect("insert");
         for (protocol, port) in [(6, 80), (17, 53)] {
             maps.lb_ports.insert(&PortKey::new(1, protocol, port), &1).expect("insert");
         }
@@ -121,7 +166,7 @@ impl Node {
     /// Attaches everything; the bypass itself still needs [`Node::trust`].
     fn attach(&mut self) {
         self.programs.attach(Hook::FromPod, "tpk0").expect("attach");
-        self.programs.attach(Hook::Uplink, "up0").expect("attach");
+        self.programs.attach(Hook::Uplink, self.uplink).expect("attach");
     }
 
     fn trust(&self, on: bool) {
@@ -199,7 +244,52 @@ const BULK: usize = 20_000_000;
 
 #[test]
 fn bulk_data_passes_both_ways_without_conntrack() {
-    let mut node = Node::new();
+    bulk(&mut Node::new());
+}
+
+/// Verifies: an uplink that is a VLAN bypasses like any other; on the link below it, where frames carry tags, the program
+/// leaves them alone.
+#[test]
+#[ignore = "needs 8021q: `cargo xtask lab kernels` runs it"]
+fn a_vlan_bypasses_and_tagged_frames_on_the_link_below_pass_untouched() {
+    let mut node = Node::behind(Uplink::Vlan);
+    node.programs.attach(Hook::Uplink, "up0").expect("attach");
+    bulk(&mut node);
+    node.programs.detach(Hook::Uplink, ifindex(node.uplink)).expect("detach");
+    let before = node.count("uplink_bypassed");
+    let to = SocketAddr::new(ip(POD), 53);
+    let server = node.pod.enter(move || UdpSocket::bind(to).expect("bind"));
+    server.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    node.director.enter(move || {
+        let client = UdpSocket::bind((DIRECTOR, 0)).expect("bind");
+        client.send_to(b"tagged", to).expect("send");
+    });
+    let mut buffer = [0; 64];
+    let length = server.recv(&mut buffer).expect("the datagram");
+    assert_eq!(&buffer[..length], b"tagged");
+    assert_eq!(node.count("uplink_bypassed"), before, "up0 has the program, and its frames have tags");
+}
+
+/// Verifies: a bond bypasses, and goes on doing so for the same connection when it changes its link.
+#[test]
+#[ignore = "needs bonding: `cargo xtask lab kernels` runs it"]
+fn a_bond_bypasses_also_after_it_changed_its_link() {
+    let mut node = Node::behind(Uplink::Bond);
+    bulk(&mut node);
+    let (client, server) = node.connect(DIRECTOR, POD);
+    for gone in ["up0", "up1"] {
+        transfer(&client, &server, BULK / 10);
+        run(&format!("ip link set {gone} down"));
+        let before = node.count("uplink_bypassed");
+        transfer(&client, &server, BULK / 10);
+        transfer(&server, &client, BULK / 10);
+        assert!(node.count("uplink_bypassed") > before, "{gone} is down");
+        run(&format!("ip link set {gone} up"));
+    }
+    assert_eq!(tracked(), Vec::<String>::new());
+}
+
+fn bulk(node: &mut Node) {
     node.attach();
     node.trust(true);
     for flags in [0, PodEntry::LIMITED] {
