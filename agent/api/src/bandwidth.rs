@@ -113,6 +113,9 @@ pub struct BwReport {
     /// What holds packets back at limits on this kernel, in words.
     #[serde(default)]
     pub held_by: String,
+    /// What stands in the queues of a node tree's classes; empty before the kernel was looked at.
+    #[serde(default)]
+    pub class_queues: String,
     /// A change that waits for its confirmation.
     pub trial: Option<BwTrial>,
     /// Interfaces with a default route.

@@ -35,7 +35,7 @@ pub use extras::{
     explain_extras,
 };
 pub(crate) use grants::NamespaceGrants;
-pub use meter::{HISTORY_SECONDS, Meter, Reading, Series};
+pub use meter::{HISTORY_SECONDS, Meter, Past, Reading, Series};
 pub use plan::{Demand, Throttled, tree_throttles};
 pub(crate) use tree::grants;
 pub use tree::{class_of, node_tree};

@@ -18,9 +18,9 @@ mod wishes;
 pub use bandwidth::{
     AskedBursts, AskedLimits, BadWish, BandwidthError, BurstSource, CLASS_ANNOTATION, Decision, Demand,
     EGRESS_ANNOTATION, EGRESS_BURST_ANNOTATION, EXEMPT_ANNOTATION, Extras, FromRuntime, HISTORY_SECONDS,
-    INGRESS_ANNOTATION, INGRESS_BURST_ANNOTATION, LimitSource, Meter, NodeLimits, Reading, RuntimeBandwidth,
-    Series, Throttled, asked_limits, class_of, explain, explain_extras, explain_shadow, node_tree,
-    tree_throttles,
+    INGRESS_ANNOTATION, INGRESS_BURST_ANNOTATION, LimitSource, Meter, NodeLimits, Past, Reading,
+    RuntimeBandwidth, Series, Throttled, asked_limits, class_of, explain, explain_extras, explain_shadow,
+    node_tree, tree_throttles,
 };
 pub use drain::{Drain, Draining};
 pub use ipam::{Ipam, IpamError, Known, Lease, Remembered, Use};

@@ -1,6 +1,7 @@
 //! Bandwidth as people watch it: counters are read once a second, and rates kept for a while.
 
 mod audit;
+mod history;
 mod metrics;
 mod plan;
 pub(crate) mod report;
@@ -17,11 +18,14 @@ use turnpike_dataplane::{QueueUsage, UsageSample};
 use crate::agent::Agent;
 use crate::clock;
 
+pub(crate) use history::keep as keep_history;
 pub(crate) use metrics::Metrics;
 pub(crate) use trial::watch as end_trials;
 
 /// Between two readings of the counters.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Readings after which the history is kept for a next run.
+const KEEP_AFTER: u32 = 60;
 
 /// What was read last, the rates until then, and a change on trial.
 #[derive(Debug, Default)]
@@ -76,10 +80,20 @@ pub(crate) async fn sample(agent: Arc<Agent>) {
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut failing = false;
+    let mut unkept = 0;
+    history::resume(&agent);
     loop {
         interval.tick().await;
         let agent = Arc::clone(&agent);
-        let outcome = tokio::task::spawn_blocking(move || read(&agent)).await;
+        unkept = (unkept + 1) % KEEP_AFTER;
+        let outcome = tokio::task::spawn_blocking(move || {
+            read(&agent)?;
+            if unkept == 0 {
+                history::keep(&agent);
+            }
+            Ok(())
+        })
+        .await;
         let failure = outcome.map_err(|error| error.to_string()).and_then(|result| result).err();
         match &failure {
             Some(error) if !failing => tracing::warn!(error, "the counters cannot be read"),

@@ -139,6 +139,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let result = runtime.block_on(serve(Arc::clone(&agent)));
     // Requests under way are finished; then the data plane's thread, with what they asked of it.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    bandwidth::keep_history(&agent);
     plane.stop();
     if thread.join().is_err() {
         tracing::error!("the data plane's thread ended badly");

@@ -44,6 +44,7 @@ pub use report::{
     AttachReport, Finding, LimitsInForce, MtuDecision, MtuRule, NodeFacts, Problem, Severity, Uplink,
 };
 
+pub use tc::leaf::LeafQueue;
 pub use tc::pacer::Pacer;
 /// Counters and records of the eBPF programs, as they are in the kernel.
 pub use turnpike_ebpf_loader::abi::{LbPath, LbStats, Tally, ToaEvent, ToaFormat, ToaOutcome, ToaTally};

@@ -181,6 +181,21 @@ pub(crate) fn create_ifb(name: &str, mtu: u32) -> Request {
     Request::route(&RouteNetlinkMessage::NewLink(message), netlink::CREATE | netlink::EXCL)
 }
 
+/// A link to try things on; what is left of it goes with the strays.
+const SPARE: &str = "tpkprobe";
+
+/// Whether the kernel takes a request about a link that nobody uses, and that is gone when this returns.
+pub(crate) fn try_on_spare(netlink: &mut Netlink, request: impl FnOnce(u32) -> Request) -> bool {
+    // One that an earlier process left behind will do.
+    drop(netlink.call(&create_ifb(SPARE, 1500)));
+    let Ok(Some(link)) = by_name(netlink, SPARE) else { return false };
+    let takes = netlink.call(&request(link.index)).is_ok();
+    if let Err(refusal) = netlink.call(&delete(link.index)) {
+        tracing::warn!(link = SPARE, error = refusal.words(), "cannot be removed");
+    }
+    takes
+}
+
 /// Removes a link by index.
 pub(crate) fn delete(index: u32) -> Request {
     Request::route(&RouteNetlinkMessage::DelLink(with_index(index)), 0)

@@ -33,6 +33,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 pub(crate) const CREATE: u16 = 0x400;
 /// `NLM_F_EXCL`.
 pub(crate) const EXCL: u16 = 0x200;
+/// `NLM_F_ECHO`.
+pub(crate) const ECHO: u16 = 0x8;
 /// `NLM_F_REPLACE`.
 pub(crate) const REPLACE: u16 = 0x100;
 

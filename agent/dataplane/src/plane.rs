@@ -23,6 +23,7 @@ use crate::links::{self, Holder};
 use crate::netlink::Netlink;
 use crate::nft::Nftables;
 use crate::routes::HostRoutes;
+use crate::tc::leaf::{self, LeafQueue};
 use crate::tc::pacer::{self, Pacer};
 use crate::tc::uplink::Memory;
 use crate::{
@@ -47,6 +48,8 @@ pub struct Dataplane {
     /// As [`Self::facts`] found them last.
     uplinks: Vec<Uplink>,
     trees: tree::Trees,
+    /// What the leaves of trees get on this kernel.
+    leaf_queue: LeafQueue,
     memory: Memory,
     /// Pods that are off the network and whose links have not been deleted yet.
     cut_off: Vec<detach::CutOff>,
@@ -73,6 +76,7 @@ impl Dataplane {
         host::enable_forwarding()?;
         let mut bpf = Bpf::open(&config.bpffs, config.cgroup_root.as_deref());
         bpf.has_fq = pacer::has_fq(&mut netlink);
+        let leaf_queue = leaf::probe(&mut netlink);
         Ok(Self {
             netlink,
             conntrack,
@@ -83,6 +87,7 @@ impl Dataplane {
             early: Vec::new(),
             uplinks: Vec::new(),
             trees: tree::Trees::new(),
+            leaf_queue,
             cut_off: Vec::new(),
             indices: BTreeMap::new(),
             memory: Memory(config.state.clone()),

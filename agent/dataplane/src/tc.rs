@@ -14,6 +14,7 @@
 //! bucket before it queues them, so that a full queue drops a segment and not 45.
 
 mod htb;
+pub(crate) mod leaf;
 pub(crate) mod pacer;
 pub(crate) mod shape;
 mod tree;

@@ -28,7 +28,8 @@ fn wait_limit(scene: &Scene, wanted: u64) -> Result<()> {
 
 const FILE: &str = "bandwidth.yaml";
 
-/// Verifies: `bw plan` names the pod that a lower limit would have held back and changes nothing; `bw apply` is taken
+/// Verifies: `bw plan` names the pod that a lower limit would have held back and changes nothing; a restart of the agent
+/// loses none of the history; `bw apply` is taken
 /// back by itself, also when the agent was dead meanwhile; with `bw confirm` it stays; each is in the audit log.
 #[test]
 fn a_change_is_planned_tried_and_taken_back_unless_confirmed() -> Result<()> {
@@ -50,6 +51,12 @@ fn a_change_is_planned_tried_and_taken_back_unless_confirmed() -> Result<()> {
         ensure!(row["before"] == 80_000_000 && row["after"] == 5_000_000, "{row:#}");
         Ok(())
     })?;
+    let seconds = |plan: &serde_json::Value| plan["history_s"].as_u64().context("seconds of history");
+    let recorded = seconds(&scene.ask(&["bw", "plan", "-f", "/tmp/low.yaml"])?)?;
+    scene.turnpike.stop_agent()?;
+    scene.turnpike.start_agent()?;
+    let after = seconds(&scene.ask(&["bw", "plan", "-f", "/tmp/low.yaml"])?)?;
+    ensure!(after >= recorded, "{after} of {recorded} seconds are left after a restart");
     let plan = scene.ctl(&["bw", "plan", "-f", "/tmp/low.yaml"])?;
     println!("{plan}");
     ensure!(plan.contains("default/sender  from the pod  80M        5M"), "{plan}");

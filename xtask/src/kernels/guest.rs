@@ -131,16 +131,11 @@ fn read(console: &str) -> Result<Outcome> {
         };
         sums.iter().map(|sum| of(sum).context("a sum without numbers")).sum()
     };
-    let mut pacers: Vec<String> = Vec::new();
-    for line in console.lines() {
-        if let Some((_, words)) = line.split_once("limits are held by ") {
-            pacers.push(words.trim().to_owned());
-        }
+    for mark in ["limits are held by ", "classes queue by "] {
+        let ways: Vec<&str> =
+            console.lines().filter_map(|line| Some(line.split_once(mark)?.1.trim())).collect();
+        ensure!(ways.len() == 2 && ways.first() != ways.last(), "{mark}{ways:?}, not both ways");
     }
-    ensure!(
-        pacers.len() == 2 && pacers.first() != pacers.last(),
-        "limits were held by {pacers:?}, not both ways"
-    );
     let (passed, failed) = (number("passed")?, number("failed")?);
     let status = console.split("STATUS BEGIN").nth(1).and_then(|text| text.split("STATUS END").next());
     let Some(status) = status else { bail!("`turnpike status` did not run") };
@@ -164,9 +159,9 @@ mod tests {
     fn a_console_tells_release_sum_and_problems() {
         let console = "SeaBIOS\r\n\x1bc\x1b[2JKERNEL 5.10.0-32-amd64\r\n\
             test result: ok. 37 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\r\n\
-            limits are held by TBF\r\n\
+            limits are held by TBF\r\nclasses queue by bytes\r\n\
             test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; 40 filtered out\r\n\
-            limits are held by fq\r\n\
+            limits are held by fq\r\nclasses queue by fq_codel\r\n\
             test result: FAILED. 5 passed; 1 failed; 0 ignored; 0 measured; 40 filtered out\r\n\
             uplinks with the bypass: eth0 (clsact)\r\n\
             STATUS BEGIN\r\nnode k: agent 0.1.0 up 1s, ready\r\nproblems\r\n\

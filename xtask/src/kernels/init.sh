@@ -34,11 +34,12 @@ inside() {
     chroot /host /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_LOG=warn "$@"
 }
 inside $BINARY --color never --test-threads=1 --include-ignored $(echo $TESTS | tr , ' ') 2>&1
-# Limits by both ways of holding packets back: without fq, which the kernel must not fetch by itself, and with it.
+# Limits and classes without fq and fq_codel, which the kernel must not fetch by itself, and with them.
 echo /bin/false >/proc/sys/kernel/modprobe
-inside $LIMITS --color never --test-threads=1 --nocapture limits:: 2>&1
+inside $LIMITS --color never --test-threads=1 --nocapture limits:: tree:: 2>&1
 modprobe sch_fq
-inside $LIMITS --color never --test-threads=1 --nocapture limits:: 2>&1
+modprobe sch_fq_codel
+inside $LIMITS --color never --test-threads=1 --nocapture limits:: tree:: 2>&1
 # An agent that asks for all that the programs can do.
 inside ip link add eth0 type veth peer name world0
 inside ip addr add 10.1.1.11/24 dev eth0

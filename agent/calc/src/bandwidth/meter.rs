@@ -3,9 +3,15 @@
 //! A series keeps one number for each second of the last [`HISTORY_SECONDS`], in kbit/s: 3.6 kB a series, and so
 //! 1.8 MB on a node with 250 pods. Nothing here looks at a clock.
 
+mod past;
+
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Time;
+
+pub use past::Past;
 
 /// How far the history reaches back, in seconds.
 pub const HISTORY_SECONDS: usize = 900;
@@ -13,7 +19,7 @@ pub const HISTORY_SECONDS: usize = 900;
 const LONG_WINDOW: usize = 10;
 
 /// What is counted. Links go by their names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Series {
     /// What a pod receives, by its host link.
     ToPod(String),
@@ -28,7 +34,7 @@ pub enum Series {
 }
 
 /// A counter as it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     /// Bytes so far.
     pub bytes: u64,

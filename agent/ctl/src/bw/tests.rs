@@ -49,6 +49,7 @@ pub(super) fn report() -> BwReport {
         age_ms: Some(420),
         history_s: 65,
         held_by: "TBF".into(),
+        class_queues: "fq_codel".into(),
         trial: None,
         uplinks: vec![BwUplink {
             name: "eth0".into(),

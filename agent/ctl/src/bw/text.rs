@@ -190,6 +190,9 @@ pub(super) fn head(report: &BwReport) -> Vec<String> {
         let (resource, left, who) = (&trial.resource, trial.left_s, &trial.who);
         lines.push(format!("ON TRIAL by {who}: {resource}, taken back in {left} s unless confirmed"));
     }
+    if !report.class_queues.is_empty() && report.uplinks.iter().any(|uplink| !uplink.classes.is_empty()) {
+        lines.push(format!("classes queue by {}", report.class_queues));
+    }
     for each in &report.uplinks {
         lines.push(uplink(each));
         lines.extend(each.classes.iter().map(class));

@@ -7,7 +7,7 @@ use turnpike_calc::{
     BurstSource, Decision, Extras, Meter, Series, class_of, explain, explain_extras, explain_shadow,
     node_tree,
 };
-use turnpike_dataplane::{HOST_CLASS, Pacer, PodUsage, QueueUsage, UplinkUsage};
+use turnpike_dataplane::{HOST_CLASS, LeafQueue, Pacer, PodUsage, QueueUsage, UplinkUsage};
 use turnpike_model::burst::Burst;
 use turnpike_model::desired::NodeTree;
 
@@ -71,6 +71,7 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
         age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         history_s: u64::try_from(meter.depth()).unwrap_or(u64::MAX),
         held_by: held_by(&seen).to_owned(),
+        class_queues: seen.latest.leaf_queue.map_or("", LeafQueue::words).to_owned(),
         trial,
         uplinks,
         pods,

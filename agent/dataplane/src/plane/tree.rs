@@ -93,7 +93,7 @@ impl Dataplane {
         }
         let classes = classes(tree, super::usage::link_speed(name)).map_err(refused)?;
         let target = Target { name, index: link.index, mtu: link.mtu };
-        uplink::build(&mut self.netlink, qdiscs, target, &classes, &self.memory)?;
+        uplink::build(&mut self.netlink, qdiscs, target, (&classes, self.leaf_queue), &self.memory)?;
         Ok(Tree { index: link.index, mtu: link.mtu, classes })
     }
 

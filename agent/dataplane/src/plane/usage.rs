@@ -10,6 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use turnpike_model::desired::{BitsPerSecond, Endpoint, Limits};
 
 use crate::netlink::{Netlink, Request, attr};
+use crate::tc::leaf::{self, LeafQueue};
 use crate::tc::pacer::Pacer;
 use crate::tc::{self, QueueStats, Target, uplink};
 use crate::{Dataplane, DataplaneError, endpoint};
@@ -102,6 +103,8 @@ pub struct UsageSample {
     pub uplinks: Vec<UplinkUsage>,
     /// What holds packets back at limits.
     pub pacer: Option<Pacer>,
+    /// What stands in the queues of classes.
+    pub leaf_queue: Option<LeafQueue>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -126,7 +129,11 @@ impl Dataplane {
         } else {
             BTreeMap::new()
         };
-        let mut sample = UsageSample { pacer: Some(self.pacer()), ..UsageSample::default() };
+        let mut sample = UsageSample {
+            pacer: Some(self.pacer()),
+            leaf_queue: Some(self.leaf_queue),
+            ..UsageSample::default()
+        };
         for endpoint in self.desired.iter().flat_map(|desired| desired.endpoints.values()) {
             if let Some(usage) = self.pod_usage(endpoint, &links, &queues) {
                 sample.pods.insert(endpoint.host_link.clone(), usage);
@@ -153,9 +160,11 @@ impl Dataplane {
         let Some(tree) = self.trees.get(name) else { return Ok(BTreeMap::new()) };
         let target = Target { name, index: tree.index, mtu: tree.mtu };
         let present = uplink::read_classes(&mut self.netlink, target)?;
+        let index = tree.index;
         let leaves = tree.classes.iter().filter(|(_, shape)| shape.leaf.is_some());
         let usage = leaves.filter_map(|(minor, shape)| {
-            let QueueStats { bytes, drops, backlog } = present.get(minor)?.stats;
+            let QueueStats { bytes, backlog, .. } = present.get(minor)?.stats;
+            let drops = leaf::stats(&mut self.netlink, index, *minor)?.drops;
             let usage = QueueUsage { bytes, queued: true, drops, backlog, ..QueueUsage::default() };
             Some((*minor, ClassUsage { guarantee: shape.rate * 8, ceiling: shape.ceiling * 8, usage }))
         });

@@ -1,4 +1,4 @@
-//! Messages about HTB and the byte-limited queues of its leaves. Layouts as in `linux/pkt_sched.h`.
+//! Messages about HTB. Layouts as in `linux/pkt_sched.h`.
 
 use crate::netlink::attr::{self, Attributes};
 use crate::netlink::{CREATE, REPLACE, Request};
@@ -116,25 +116,9 @@ pub(crate) fn parse_class(major: u32, body: &[u8]) -> Option<Class> {
     })
 }
 
-/// A leaf's queue is called after its class.
-pub(crate) fn queue_handle(minor: u16) -> u32 {
+/// Handle of the queue of a leaf.
+pub(super) fn queue_handle(minor: u16) -> u32 {
     u32::from(minor) << 16
-}
-
-/// Gives a leaf its byte-limited queue, in place of the kernel's default.
-pub(crate) fn new_queue(link: u32, minor: u16, bytes: u32) -> Request {
-    let place = [link, queue_handle(minor), handle(minor), 0];
-    message(RTM_NEWQDISC, CREATE | REPLACE, place, &queue_attributes(bytes))
-}
-
-/// Changes the length of a leaf's queue; what is queued stays.
-pub(crate) fn change_queue(link: u32, minor: u16, bytes: u32) -> Request {
-    message(RTM_NEWQDISC, 0, [link, queue_handle(minor), handle(minor), 0], &queue_attributes(bytes))
-}
-
-/// `struct tc_fifo_qopt`.
-fn queue_attributes(bytes: u32) -> Attributes {
-    Attributes::default().put_text(TCA_KIND, "bfifo").put(TCA_OPTIONS, &bytes.to_ne_bytes())
 }
 
 #[cfg(test)]

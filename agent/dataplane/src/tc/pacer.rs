@@ -35,9 +35,6 @@ const MOST_PACKETS: u32 = 100_000;
 /// A pod's flows; the default of 1024 buckets is for a whole host.
 const BUCKETS_LOG: u32 = 6;
 
-/// A link to try things on; what is left of it goes with the strays.
-const PROBE: &str = "tpkprobe";
-
 /// Rate of each leaf, bytes per second: more than any link, for TBF is what holds back.
 const LEAF_RATE: u64 = 1_000_000_000_000;
 /// Its buckets in ticks: 64 ms.
@@ -135,14 +132,7 @@ pub(super) fn remove(
 
 /// Whether this kernel has fq: it is put on a link that nobody uses, and that is gone when this returns.
 pub(crate) fn has_fq(netlink: &mut Netlink) -> bool {
-    // One that an earlier process left behind will do.
-    drop(netlink.call(&links::create_ifb(PROBE, 1500)));
-    let Ok(Some(link)) = links::by_name(netlink, PROBE) else { return false };
-    let has = netlink.call(&fq(link.index, CREATE | REPLACE)).is_ok();
-    if let Err(refusal) = netlink.call(&links::delete(link.index)) {
-        tracing::warn!(link = PROBE, error = refusal.words(), "cannot be removed");
-    }
-    has
+    links::try_on_spare(netlink, |link| fq(link, CREATE | REPLACE))
 }
 
 fn fq(link: u32, flags: u16) -> Request {

@@ -8,6 +8,7 @@ use crate::DataplaneError;
 use crate::netlink::{Netlink, Refusal};
 
 use super::htb::{self, Class};
+use super::leaf::LeafQueue;
 use super::tree::{Classes, HOST, HTB};
 use super::wire::{self, Qdisc, ROOT};
 use super::{Qdiscs, Target, ignore_absent};
@@ -74,7 +75,7 @@ pub(crate) fn build(
     netlink: &mut Netlink,
     qdiscs: &Qdiscs,
     target: Target<'_>,
-    classes: &Classes,
+    (classes, leaf_queue): (&Classes, LeafQueue),
     memory: &Memory,
 ) -> Result<bool, DataplaneError> {
     let mut written = false;
@@ -92,12 +93,9 @@ pub(crate) fn build(
             written = true;
         }
         let Some(leaf) = &shape.leaf else { continue };
-        let queue = qdiscs.of(target.index).iter().find(|qdisc| qdisc.is_queue_of(*minor));
-        let request = match queue.filter(|_| ours).map(Qdisc::fifo_limit) {
-            Some(Some(limit)) if limit == leaf.queue => continue,
-            Some(_) => htb::change_queue(target.index, *minor, leaf.queue),
-            None => htb::new_queue(target.index, *minor, leaf.queue),
-        };
+        let queue = qdiscs.of(target.index).iter().find(|qdisc| ours && qdisc.is_queue_of(*minor));
+        let request = leaf_queue.request((target.index, *minor), (leaf, shape.ceiling), queue);
+        let Some(request) = request else { continue };
         netlink
             .call(&request)
             .map_err(|refusal| target.refused(&format!("set the queue of class {minor:x}"), &refusal))?;

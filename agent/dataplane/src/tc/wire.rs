@@ -5,7 +5,7 @@ use turnpike_ebpf_loader::abi::mark::FLOW_HTB;
 use turnpike_ebpf_loader::{CLSACT_PRIORITY, Hook};
 
 use crate::netlink::attr::{self, Attributes};
-use crate::netlink::{CREATE, EXCL, REPLACE, Request};
+use crate::netlink::{CREATE, ECHO, EXCL, REPLACE, Request};
 
 use super::pacer::Pacer;
 use super::shape::Shape;
@@ -103,16 +103,9 @@ impl Qdisc {
         self.parent == ROOT && self.handle == super::tree::HTB && self.kind == "htb"
     }
 
-    /// True for the byte-limited queue of a leaf of our HTB.
+    /// True for what we put below a leaf of our HTB.
     pub(super) fn is_queue_of(&self, minor: u16) -> bool {
-        self.parent == super::htb::handle(minor)
-            && self.handle == super::htb::queue_handle(minor)
-            && self.kind == "bfifo"
-    }
-
-    /// Bytes that a fifo holds.
-    pub(super) fn fifo_limit(&self) -> Option<u32> {
-        attr::u32_at(&self.options, 0)
+        self.parent == super::htb::handle(minor) && self.handle == super::htb::queue_handle(minor)
     }
 
     pub(super) fn kind(&self) -> &str {
@@ -168,6 +161,11 @@ pub(super) fn message(
 /// Dumps the qdiscs of all links.
 pub(crate) fn get_qdiscs() -> Request {
     message(RTM_GETQDISC, 0, [0; 4], &Attributes::default())
+}
+
+/// Asks for one qdisc. The kernel answers as it notifies (`qdisc_get_notify`, net/sched/sch_api.c): to who asks only if told so.
+pub(super) fn get_qdisc(place: [u32; 4]) -> Request {
+    message(RTM_GETQDISC, ECHO, place, &Attributes::default())
 }
 
 /// Reads one answer to [`get_qdiscs`].

@@ -1,8 +1,9 @@
 //! The node tree as kernel objects. Whether shares hold is measured in the testbed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use turnpike_dataplane::{Dataplane, DataplaneConfig};
+use turnpike_dataplane::{Dataplane, DataplaneConfig, LeafQueue};
 use turnpike_model::desired::{BitsPerSecond, DesiredState, NodeTree, TreeClass};
 
 use crate::sandbox::{Host, Pod, apply, attach, endpoint, json, run, state, text};
@@ -106,6 +107,53 @@ fn a_tree_is_built_changed_in_place_and_taken_away() {
     apply(&mut plane, &state(&[endpoint]));
     assert_eq!(root(), found);
     assert!(pod.succeeds("ping -c1 -W3 10.1.1.1"));
+}
+
+/// Verifies: each class and the host have the queue that the plane names; a change of ceilings changes them in place; who sends
+/// more than his class may is dropped from, and that is counted.
+#[test]
+fn leaves_have_the_best_queue_that_the_kernel_offers() {
+    let host = Host::enter();
+    let mut plane = host.open();
+    let pod = Pod::new();
+    let mut endpoint = endpoint(1);
+    endpoint.class = Some(OFFLINE);
+    let slow = |ceiling| {
+        with_tree(state(std::slice::from_ref(&endpoint)), tree(&[(ONLINE, 500, 900), (OFFLINE, 1, ceiling)]))
+    };
+    apply(&mut plane, &with_tree(state(&[]), both()));
+    attach(&mut plane, &endpoint, &pod);
+    apply(&mut plane, &slow(300));
+    let queue = plane.usage().expect("usage").leaf_queue.expect("a kind");
+    println!("classes queue by {}", queue.words());
+    let (kind, settings) = match queue {
+        LeafQueue::FqCodel => ("fq_codel", ["target 5ms", "ecn"]),
+        LeafQueue::Fifo => ("bfifo", ["limit", "b"]),
+    };
+    let leaf = |parent: &str| {
+        let all = text("tc qdisc show dev eth0");
+        all.lines().find(|line| line.contains(&format!("parent {parent} "))).expect(parent).to_owned()
+    };
+    for parent in ["7470:10", "7470:123", "7470:124"] {
+        let leaf = leaf(parent);
+        assert!(leaf.starts_with(&format!("qdisc {kind} ")), "{leaf}");
+        assert!(settings.iter().all(|word| leaf.contains(word)), "{leaf}");
+    }
+    let before = leaf("7470:124");
+    apply(&mut plane, &slow(1));
+    assert_ne!(leaf("7470:124"), before, "its length follows the ceiling");
+
+    let count = |plane: &mut Dataplane| {
+        let usage = plane.usage().expect("usage");
+        let uplink = usage.uplinks.iter().find(|uplink| uplink.name == "eth0").expect("eth0").clone();
+        uplink.classes[&OFFLINE].usage.drops
+    };
+    assert_eq!(count(&mut plane), 0);
+    let began = Instant::now();
+    while count(&mut plane) == 0 {
+        assert!(began.elapsed() < Duration::from_secs(60), "nothing was dropped");
+        pod.succeeds("ping -q -l300 -c300 -s1400 -W1 10.1.1.1");
+    }
 }
 
 #[test]
