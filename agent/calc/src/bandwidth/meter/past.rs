@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{HISTORY_SECONDS, Meter, Reading, Series, Track};
 use crate::Time;
 
+/// Rates in kbit/s, and for how many seconds each of them.
+type Runs = Vec<(u32, u16)>;
+
 /// What a meter knows, equal seconds together: a pod at rest takes next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Past {
     read_at: Time,
-    tracks: Vec<(Series, Reading, Vec<(u32, u16)>)>,
+    tracks: Vec<(Series, Reading, Runs)>,
 }
 
 impl Meter {
@@ -31,7 +34,7 @@ impl Meter {
         if age.is_none_or(|age| age >= HISTORY_SECONDS as u64) {
             return Self::default();
         }
-        let track = |(series, last, runs): (Series, Reading, Vec<(u32, u16)>)| {
+        let track = |(series, last, runs): (Series, Reading, Runs)| {
             let seconds = runs.into_iter().flat_map(|(kbits, times)| (0..times).map(move |_| kbits));
             (series, Track { last, seconds: seconds.take(HISTORY_SECONDS).collect() })
         };
@@ -40,8 +43,8 @@ impl Meter {
 }
 
 /// Each rate, and how often it follows itself.
-fn runs(seconds: &VecDeque<u32>) -> Vec<(u32, u16)> {
-    let mut runs: Vec<(u32, u16)> = Vec::new();
+fn runs(seconds: &VecDeque<u32>) -> Runs {
+    let mut runs = Runs::new();
     for kbits in seconds {
         match runs.last_mut() {
             Some((last, times)) if last == kbits => *times = times.saturating_add(1),
