@@ -50,7 +50,8 @@ fn classes() -> BTreeMap<String, (u64, u64)> {
         let after = |name: &str| words[words.iter().position(|word| *word == name).expect(name) + 1];
         (words[2].to_owned(), (number(after("rate")), number(after("ceil"))))
     };
-    shown.lines().map(line).collect()
+    // fq_codel shows its flows as classes, too.
+    shown.lines().filter(|line| line.starts_with("class htb ")).map(line).collect()
 }
 
 fn root() -> String {

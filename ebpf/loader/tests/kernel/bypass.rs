@@ -276,6 +276,7 @@ fn a_vlan_bypasses_and_tagged_frames_on_the_link_below_pass_untouched() {
 fn a_bond_bypasses_also_after_it_changed_its_link() {
     let mut node = Node::behind(Uplink::Bond);
     bulk(&mut node);
+    node.flags(0);
     let (client, server) = node.connect(DIRECTOR, POD);
     for gone in ["up0", "up1"] {
         transfer(&client, &server, BULK / 10);
