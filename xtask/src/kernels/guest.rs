@@ -131,11 +131,20 @@ fn read(console: &str) -> Result<Outcome> {
         };
         sums.iter().map(|sum| of(sum).context("a sum without numbers")).sum()
     };
-    for mark in ["limits are held by ", "classes queue by "] {
-        let ways: Vec<&str> =
-            console.lines().filter_map(|line| Some(line.split_once(mark)?.1.trim())).collect();
-        ensure!(ways.len() == 2 && ways.first() != ways.last(), "{mark}{ways:?}, not both ways");
-    }
+    let said = |mark: &str| -> Vec<&str> {
+        console.lines().filter_map(|line| Some(line.split_once(mark)?.1.trim())).collect()
+    };
+    let pacers = said("limits are held by ");
+    ensure!(
+        pacers.len() == 2 && pacers.first() != pacers.last(),
+        "limits were held by {pacers:?}, not both ways"
+    );
+    // Some kernels have fq_codel built in.
+    let queues = said("classes queue by ");
+    ensure!(
+        queues.len() == 2 && queues.last().is_some_and(|last| last.starts_with("fq_codel")),
+        "classes queued by {queues:?}, never by fq_codel"
+    );
     let (passed, failed) = (number("passed")?, number("failed")?);
     let status = console.split("STATUS BEGIN").nth(1).and_then(|text| text.split("STATUS END").next());
     let Some(status) = status else { bail!("`turnpike status` did not run") };
