@@ -1,9 +1,11 @@
 //! The durable books: one file for each pod interface.
 //!
-//! A record is written to a temporary file, fsynced, renamed, and its folder fsynced; only then does ADD reply. A
-//! DEL turns the record into a released one, which keeps its addresses' generations and cooldowns until other
-//! records take these addresses over. The file's name holds host link and addresses, so that even a record whose
-//! content is damaged keeps its addresses out of other pods' hands.
+//! A record is written to a temporary file, fsynced, renamed, and its folder fsynced (once for all who wait for that);
+//! only then does ADD reply. A DEL turns the record into a released one, which keeps its addresses' generations and
+//! cooldowns until other records take these addresses over. The file's name holds host link and addresses, so that even
+//! a record whose content is damaged keeps its addresses out of other pods' hands.
+
+mod group;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,6 +19,8 @@ use turnpike_model::desired::{Block, HostPort};
 
 use crate::clock::Stamp;
 use crate::failpoint;
+
+use group::GroupCommit;
 
 /// Version of the records' format.
 const FORMAT: u32 = 1;
@@ -122,6 +126,8 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
+    /// Of the renames in the folder.
+    renames: GroupCommit,
     _lock: File,
 }
 
@@ -132,7 +138,7 @@ impl Store {
         fs::create_dir_all(&folder)?;
         let lock = File::options().create(true).truncate(false).write(true).open(state.join("lock"))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { folder, _lock: lock }),
+            Ok(()) => Ok(Self { folder, renames: GroupCommit::default(), _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
                 format!("another turnpike-agent uses {}", state.display()),
@@ -190,7 +196,7 @@ impl Store {
             failpoint::reach("store-synced");
             fs::rename(&temporary, self.folder.join(&name))?;
             failpoint::reach("store-renamed");
-            File::open(&self.folder)?.sync_all()
+            self.renames.run(|| File::open(&self.folder)?.sync_all())
         })();
         if result.is_err() {
             // Of no use any more; the next start would remove it, too.
@@ -291,6 +297,21 @@ pub(crate) mod tests {
         let loaded = Store::open(folder.path()).unwrap().load().unwrap();
         assert_eq!(loaded.records, [one, two]);
         assert!(loaded.corrupt.is_empty());
+    }
+
+    #[test]
+    fn records_written_at_once_are_all_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut records: Vec<_> = (10..60).map(|n| record(&n.to_string(), &format!("10.0.0.{n}"))).collect();
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = records.iter().map(|record| scope.spawn(|| store.write(record))).collect();
+            writers.into_iter().for_each(|writer| writer.join().unwrap().unwrap());
+        });
+        let mut loaded = store.load().unwrap().records;
+        loaded.sort_by(|a, b| a.host_link.cmp(&b.host_link));
+        records.sort_by(|a, b| a.host_link.cmp(&b.host_link));
+        assert_eq!(loaded, records);
     }
 
     #[test]
