@@ -51,11 +51,16 @@ impl Monitor {
         self.trial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// False where there is none for sure. Never blocks.
+    fn may_have_trial(&self) -> bool {
+        self.trial.try_lock().map_or(true, |trial| trial.is_some())
+    }
+
     fn record(&self, now: Time, sample: UsageSample) {
         let mut readings = BTreeMap::new();
         for (link, usage) in &sample.pods {
-            readings.insert(Series::ToPod(link.clone()), reading(&usage.to_workload));
-            readings.insert(Series::FromPod(link.clone()), reading(&usage.from_workload));
+            readings.insert(Series::ToPod(link.to_string()), reading(&usage.to_workload));
+            readings.insert(Series::FromPod(link.to_string()), reading(&usage.from_workload));
         }
         for uplink in &sample.uplinks {
             let link = |bytes| Reading { bytes, counter: 0 };
@@ -84,17 +89,14 @@ pub(crate) async fn sample(agent: Arc<Agent>) {
     history::resume(&agent);
     loop {
         interval.tick().await;
-        let agent = Arc::clone(&agent);
         unkept = (unkept + 1) % KEEP_AFTER;
-        let outcome = tokio::task::spawn_blocking(move || {
-            read(&agent)?;
-            if unkept == 0 {
-                history::keep(&agent);
+        let failure = read(&agent).await.err();
+        if unkept == 0 && failure.is_none() {
+            let agent = Arc::clone(&agent);
+            if tokio::task::spawn_blocking(move || history::keep(&agent)).await.is_err() {
+                tracing::error!("keeping the history failed");
             }
-            Ok(())
-        })
-        .await;
-        let failure = outcome.map_err(|error| error.to_string()).and_then(|result| result).err();
+        }
         match &failure {
             Some(error) if !failing => tracing::warn!(error, "the counters cannot be read"),
             None if failing => tracing::info!("the counters can be read again"),
@@ -104,9 +106,9 @@ pub(crate) async fn sample(agent: Arc<Agent>) {
     }
 }
 
-fn read(agent: &Agent) -> Result<(), String> {
+async fn read(agent: &Agent) -> Result<(), String> {
     let plane = agent.plane().map_err(|error| error.to_string())?;
-    let sample = plane.call(turnpike_dataplane::Dataplane::usage).map_err(|error| error.to_string())?;
+    let sample = plane.ask(turnpike_dataplane::Dataplane::usage).await.map_err(|error| error.to_string())?;
     agent.progress.turned(crate::progress::Loop::Bandwidth);
     agent.bandwidth.record(clock::now(), sample.map_err(|error| error.to_string())?);
     Ok(())

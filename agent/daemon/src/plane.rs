@@ -105,6 +105,17 @@ impl Plane {
         result.recv().map_err(|_| PlaneGone)
     }
 
+    /// Like [`Self::call`], for callers that must not block; costs no thread.
+    pub(crate) async fn ask<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Dataplane) -> R + Send + 'static,
+    ) -> Result<R, PlaneGone> {
+        let (answer, result) = tokio::sync::oneshot::channel();
+        let job = Box::new(move |dataplane: &mut Dataplane| drop(answer.send(work(dataplane))));
+        self.sender.send(Message::Job(job)).map_err(|_| PlaneGone)?;
+        result.await.map_err(|_| PlaneGone)
+    }
+
     /// Asks for an apply soon.
     pub(crate) fn request_apply(&self) {
         // When the thread is gone the agent is about to end, and start again with an apply.

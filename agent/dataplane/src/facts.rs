@@ -14,14 +14,18 @@ const ETHERNET_MTU: u32 = 1500;
 const INNER_KINDS: [&str; 6] = ["bridge", "dummy", "ifb", "nlmon", "tun", "wireguard"];
 
 /// Reads the node's uplinks and decides the MTU of new pod links.
-pub(crate) fn read(netlink: &mut Netlink, configured_mtu: Option<u32>) -> Result<NodeFacts, Refusal> {
+pub(crate) fn read(
+    netlink: &mut Netlink,
+    defaults: &[KernelRoute],
+    configured_mtu: Option<u32>,
+) -> Result<NodeFacts, Refusal> {
     let links = links::all(netlink)?;
     let addressed: BTreeSet<u32> = links::all_addresses(netlink)?
         .into_iter()
         .filter(|(_, _, scope)| *scope == AddressScope::Universe)
         .map(|(index, ..)| index)
         .collect();
-    let uplinks = uplinks(&links, &addressed, &links::default_routes(netlink)?);
+    let uplinks = uplinks(&links, &addressed, defaults);
     let mtu = decide_mtu(&uplinks, configured_mtu);
     Ok(NodeFacts { uplinks, mtu })
 }

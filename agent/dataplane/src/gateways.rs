@@ -11,7 +11,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
-use crate::links;
+use crate::links::{self, KernelRoute};
 use crate::netlink::{self, Netlink, Refusal, Request};
 
 /// What the kernel knows of a gateway.
@@ -39,11 +39,11 @@ pub struct Gateway {
 }
 
 /// Reads the gateways' entries, and has the kernel prove each of them.
-pub(crate) fn look(netlink: &mut Netlink) -> Result<Vec<Gateway>, Refusal> {
+pub(crate) fn look(netlink: &mut Netlink, defaults: &[KernelRoute]) -> Result<Vec<Gateway>, Refusal> {
     let mut known = BTreeMap::new();
     let mut found = Vec::new();
     let mut requests = Vec::new();
-    for route in links::default_routes(netlink)? {
+    for route in defaults {
         // Several next hops do not tell which address is on which link; each has its own metric then, as routers
         // advertise them, or BGP proves them.
         let (Some(address), [index]) = (route.gateway, route.links.as_slice()) else { continue };

@@ -14,12 +14,13 @@ pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, ShadowUsage, Uplin
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use turnpike_model::desired::{DesiredState, Endpoint};
 
 use crate::bpf::Bpf;
 use crate::gateways::{self, Gateway};
-use crate::links::{self, Holder};
+use crate::links::{self, Holder, KernelRoute};
 use crate::netlink::Netlink;
 use crate::nft::Nftables;
 use crate::routes::HostRoutes;
@@ -54,7 +55,9 @@ pub struct Dataplane {
     /// Pods that are off the network and whose links have not been deleted yet.
     cut_off: Vec<detach::CutOff>,
     /// Indices of links of ours by name, as they were seen last.
-    indices: BTreeMap<String, u32>,
+    indices: BTreeMap<Arc<str>, u32>,
+    /// The node's default routes, unless they may have changed.
+    defaults: Option<Vec<KernelRoute>>,
 }
 
 impl Dataplane {
@@ -90,6 +93,7 @@ impl Dataplane {
             leaf_queue,
             cut_off: Vec::new(),
             indices: BTreeMap::new(),
+            defaults: None,
             memory: Memory(config.state.clone()),
             config,
         })
@@ -106,8 +110,10 @@ impl Dataplane {
     /// # Errors
     /// Netlink failed.
     pub fn facts(&mut self) -> Result<NodeFacts, DataplaneError> {
-        let facts = facts::read(&mut self.netlink, self.config.mtu)
+        let defaults = self.default_routes()?;
+        let facts = facts::read(&mut self.netlink, &defaults, self.config.mtu)
             .map_err(|refusal| refusal.doing("read the node's links"))?;
+        self.defaults = Some(defaults);
         self.uplinks.clone_from(&facts.uplinks);
         Ok(facts)
     }
@@ -187,7 +193,20 @@ impl Dataplane {
     /// # Errors
     /// Netlink failed.
     pub fn gateways(&mut self) -> Result<Vec<Gateway>, DataplaneError> {
-        gateways::look(&mut self.netlink).map_err(|refusal| refusal.doing("look at the gateways"))
+        let defaults = self.default_routes()?;
+        let found = gateways::look(&mut self.netlink, &defaults)
+            .map_err(|refusal| refusal.doing("look at the gateways"))?;
+        self.defaults = Some(defaults);
+        Ok(found)
+    }
+
+    /// Read when they have changed: looking for them among the routes of all pods every few seconds is what rest costs.
+    fn default_routes(&mut self) -> Result<Vec<KernelRoute>, DataplaneError> {
+        let known = self.defaults.take();
+        match known.filter(|_| matches!(self.routes.defaults_changed(), Ok(false))) {
+            Some(known) => Ok(known),
+            None => links::default_routes(&mut self.netlink).map_err(|refusal| refusal.doing("list routes")),
+        }
     }
 
     /// Name of the link that the node's own route to an address leads to; `None` where there is no such route.

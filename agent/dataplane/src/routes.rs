@@ -94,6 +94,12 @@ impl HostRoutes {
         self.routes.clear().map(|_| ()).map_err(|error| failed("remove our routes", &error))
     }
 
+    /// True where default routes, whoever's they are, may be others than at the last call.
+    pub(crate) fn defaults_changed(&mut self) -> Result<bool, DataplaneError> {
+        self.routes.pump().map_err(|error| failed("follow the kernel's routes", &error))?;
+        Ok(self.routes.take_defaults_changed())
+    }
+
     fn write(&mut self) -> Result<Vec<Failure>, DataplaneError> {
         self.routes.pump().map_err(|error| failed("follow the kernel's routes", &error))?;
         self.routes.retry();

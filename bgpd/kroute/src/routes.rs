@@ -54,6 +54,7 @@ pub struct Routes {
     tracked: BTreeMap<Hop, usize>,
     changes: Vec<(Hop, Resolution)>,
     host_changed: bool,
+    defaults_changed: bool,
     /// An abstract socket whose name is the protocol number: as long as we hold it nobody else can.
     _lock: OwnedFd,
 }
@@ -80,6 +81,7 @@ impl Routes {
             tracked: BTreeMap::new(),
             changes: Vec::new(),
             host_changed: false,
+            defaults_changed: false,
             _lock: lock,
         };
         let objects = routes.dump_objects()?;
@@ -165,6 +167,11 @@ impl Routes {
         std::mem::take(&mut self.host_changed)
     }
 
+    /// True if default routes changed since the last call, whoever's they are, or may have.
+    pub fn take_defaults_changed(&mut self) -> bool {
+        std::mem::take(&mut self.defaults_changed)
+    }
+
     /// Takes in what others have changed in the kernel. Never blocks; call it when the descriptor is readable,
     /// then [`Self::take_changes`] and [`Self::apply`].
     ///
@@ -176,6 +183,8 @@ impl Routes {
         for event in self.monitor.read()? {
             debug!(?event, "kernel event");
             self.host_changed |= event.is_about_host();
+            self.defaults_changed |=
+                event.is_about_host() || event.prefix().is_some_and(|prefix| prefix.prefix() == 0);
             self.resolver.observe(&event, &self.owner);
             reread = reread.max(self.wants.state().observe(&event));
         }

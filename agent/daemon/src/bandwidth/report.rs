@@ -42,7 +42,7 @@ pub(crate) fn report(agent: &Agent) -> BwReport {
     let mut pods: Vec<BwPod> = decisions
         .into_iter()
         .map(|(entry, decided, extras)| {
-            let usage = latest.pods.get(&entry.record.host_link).copied().unwrap_or_default();
+            let usage = latest.pods.get(entry.record.host_link.as_str()).copied().unwrap_or_default();
             let class = class_name(tree.as_ref(), &entry);
             with_extras(BwPod { class, ..pod(&entry, decided, usage, meter) }, &extras)
         })

@@ -134,6 +134,9 @@ pub(crate) async fn watch(agent: Arc<Agent>) {
     take_up(&agent);
     loop {
         interval.tick().await;
+        if !agent.bandwidth.may_have_trial() {
+            continue;
+        }
         let agent = Arc::clone(&agent);
         if tokio::task::spawn_blocking(move || expire(&agent)).await.is_err() {
             tracing::error!("looking after the trial failed");

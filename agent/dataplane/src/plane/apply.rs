@@ -44,13 +44,18 @@ impl Dataplane {
         };
         self.remove_strangers(desired, &links, &mut problems);
         self.reconcile_endpoints(desired, &links, &mut problems);
-        // Limits made or removed ifbs.
-        let reread = links::all(&mut self.netlink).map_err(|refusal| refusal.doing("list links"));
-        let Some(links) = problems.take("links", reread) else {
-            return problems.0;
+        let links = if ours_are(&wanted_links(desired), &links) {
+            links
+        } else {
+            // Strangers went, limits made or removed ifbs.
+            let reread = links::all(&mut self.netlink).map_err(|refusal| refusal.doing("list links"));
+            let Some(links) = problems.take("links", reread) else {
+                return problems.0;
+            };
+            links
         };
         let ours = links.values().filter(|link| detach::is_ours(link));
-        self.indices = ours.map(|link| (link.name.clone(), link.index)).collect();
+        self.indices = ours.map(|link| (link.name.as_str().into(), link.index)).collect();
         if let Some(failures) = problems.take("routes", self.routes.apply(desired, &links)) {
             for failure in failures {
                 problems.failed("routes", failure.to_string());
@@ -192,6 +197,21 @@ fn links_of(endpoint: &Endpoint) -> Vec<String> {
     // Wanted or not: its redirect has to go first, and the pod's limit comes back before that.
     names.push(endpoint::to_pod_ifb_name(&endpoint.host_link));
     names
+}
+
+/// Names of all links that there are once everything is in force.
+fn wanted_links(desired: &DesiredState) -> BTreeSet<String> {
+    let of = |endpoint: &Endpoint| {
+        let Endpoint { host_link, limits, .. } = endpoint;
+        let from = limits.from_workload.map(|_| endpoint::ifb_name(host_link));
+        let to = endpoint::queues_at_ifb(endpoint).then(|| endpoint::to_pod_ifb_name(host_link));
+        [Some(host_link.clone()), from, to].into_iter().flatten()
+    };
+    desired.endpoints.values().flat_map(of).collect()
+}
+
+fn ours_are(wanted: &BTreeSet<String>, links: &BTreeMap<String, Link>) -> bool {
+    links.values().filter(|link| detach::is_ours(link)).map(|link| &link.name).eq(wanted)
 }
 
 /// Node-wide settings of others that weaken ours. They are named, not changed.

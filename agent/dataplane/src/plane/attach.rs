@@ -134,7 +134,7 @@ impl Dataplane {
         let may_have_ifb = |_: &str| !created;
         let ifbs = self.limit(endpoint, &link, &qdiscs, may_have_ifb)?;
         let links = std::iter::once(&link).chain(ifbs.iter());
-        self.indices.extend(links.map(|link| (link.name.clone(), link.index)));
+        self.indices.extend(links.map(|link| (link.name.as_str().into(), link.index)));
         let mut problems = self.bpf.attach(endpoint, &link, &ifbs);
         problems.extend(self.register(endpoint)?);
         self.routes.add(&endpoint.addresses, link.index)?;

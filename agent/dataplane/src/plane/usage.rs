@@ -4,6 +4,7 @@
 //! of qdiscs. Nothing is written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -98,7 +99,7 @@ pub const HOST_CLASS: u16 = tc::HOST;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UsageSample {
     /// By host link.
-    pub pods: BTreeMap<String, PodUsage>,
+    pub pods: BTreeMap<Arc<str>, PodUsage>,
     /// In order of their names.
     pub uplinks: Vec<UplinkUsage>,
     /// What holds packets back at limits.
@@ -135,8 +136,11 @@ impl Dataplane {
             ..UsageSample::default()
         };
         for endpoint in self.desired.iter().flat_map(|desired| desired.endpoints.values()) {
-            if let Some(usage) = self.pod_usage(endpoint, &links, &queues) {
-                sample.pods.insert(endpoint.host_link.clone(), usage);
+            let Some((name, veth)) = self.indices.get_key_value(endpoint.host_link.as_str()) else {
+                continue;
+            };
+            if let Some(usage) = self.pod_usage((endpoint, *veth), &links, &queues) {
+                sample.pods.insert(Arc::clone(name), usage);
             }
         }
         let found = self.uplinks.iter().filter(|uplink| uplink.has_default_route);
@@ -173,11 +177,10 @@ impl Dataplane {
 
     fn pod_usage(
         &self,
-        endpoint: &Endpoint,
+        (endpoint, veth): (&Endpoint, u32),
         links: &BTreeMap<u32, LinkBytes>,
         queues: &BTreeMap<u32, QueueStats>,
     ) -> Option<PodUsage> {
-        let veth = *self.indices.get(&endpoint.host_link)?;
         let bytes = links.get(&veth)?;
         let queue = |limit: Option<BitsPerSecond>, link: Option<u32>, unlimited: u64| {
             let by_program = limit.zip(link).and_then(|(limit, link)| self.by_program(limit, link));
@@ -187,9 +190,9 @@ impl Dataplane {
         let ifb = endpoint
             .limits
             .from_workload
-            .and_then(|_| self.indices.get(&endpoint::ifb_name(&endpoint.host_link)).copied());
+            .and_then(|_| self.indices.get(endpoint::ifb_name(&endpoint.host_link).as_str()).copied());
         let to_pod = endpoint::queues_at_ifb(endpoint)
-            .then(|| self.indices.get(&endpoint::to_pod_ifb_name(&endpoint.host_link)).copied())
+            .then(|| self.indices.get(endpoint::to_pod_ifb_name(&endpoint.host_link).as_str()).copied())
             .flatten()
             .unwrap_or(veth);
         let shadow = |limit: Option<BitsPerSecond>, link, from_pod| {

@@ -111,7 +111,7 @@ fn a_changed_limit_keeps_its_queue() {
     assert!(pod.succeeds("ping -c50 -i0.002 -W3 10.1.1.1"));
     // What the pod sends does not have to wait, and is counted without having been in the queue.
     let sent = |plane: &mut Dataplane| {
-        let usage = plane.usage().expect("usage").pods[&before.host_link];
+        let usage = plane.usage().expect("usage").pods[before.host_link.as_str()];
         (root(&before.host_link)["packets"].as_u64().expect("a count"), usage.from_workload.bytes)
     };
     let counts = sent(&mut plane);
