@@ -14,7 +14,10 @@ def nat64(room):
     except OSError:
         return b""
 family = socket.AF_INET if sys.argv[1] == "4" else socket.AF_INET6
-listener = socket.socket(family)
+IPPROTO_MPTCP = 262
+listener = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if sys.argv[2] == "mptcp" else 0)
+if sys.argv[2] == "deferring":
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 if family == socket.AF_INET6:
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -72,6 +75,17 @@ impl Drop for Cgroup {
     }
 }
 
+/// How the server listens.
+#[derive(Clone, Copy)]
+pub(crate) enum Listener {
+    /// TCP.
+    Plain,
+    /// MPTCP, which serves clients of plain TCP, too.
+    Mptcp,
+    /// Woken by data only (TCP_DEFER_ACCEPT): the kernel ignores the third ACK.
+    Deferring,
+}
+
 /// The running server, on port 80.
 pub(crate) struct Server {
     child: Child,
@@ -80,11 +94,16 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts it in the calling thread's network namespace; `family` is 4, or 6 for both families.
-    pub(crate) fn start(cgroup: &Cgroup, family: u8) -> Self {
+    pub(crate) fn start(cgroup: &Cgroup, family: u8, listener: Listener) -> Self {
+        let kind = match listener {
+            Listener::Plain => "plain",
+            Listener::Mptcp => "mptcp",
+            Listener::Deferring => "deferring",
+        };
         let mut child = Command::new("sh")
-            .args(["-c", r#"echo $$ > "$1/cgroup.procs" && exec python3 -c "$2" "$3""#, "sh"])
+            .args(["-c", r#"echo $$ > "$1/cgroup.procs" && exec python3 -c "$2" "$3" "$4""#, "sh"])
             .arg(&cgroup.path)
-            .args([SCRIPT, &family.to_string()])
+            .args([SCRIPT, &family.to_string(), kind])
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3");

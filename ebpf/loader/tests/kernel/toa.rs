@@ -14,7 +14,7 @@ use turnpike_ebpf_loader::{CounterValues, Programs};
 
 use crate::frames::{ACK, Frame, PSH, SYN, Tcp, Transport, ip};
 use crate::sandbox::{Sandbox, mac, run};
-use crate::server::{Cgroup, Server};
+use crate::server::{Cgroup, Listener, Server};
 use crate::space::Space;
 use crate::wire::Wire;
 
@@ -55,6 +55,10 @@ struct Bench {
 impl Bench {
     /// `family`: the listener's, 4 or 6 (dual-stack).
     fn new(family: u8, config: ToaConfig) -> Self {
+        Self::with(family, config, Listener::Plain)
+    }
+
+    fn with(family: u8, config: ToaConfig, listener: Listener) -> Self {
         let sandbox = Sandbox::enter();
         let mut programs = sandbox.open();
         let space = Space::new();
@@ -83,7 +87,7 @@ impl Bench {
         programs.maps().set_toa(&config).expect("set");
         let cgroup = Cgroup::new();
         programs.attach_toa(&cgroup.path).expect("attach");
-        let server = Server::start(&cgroup, family);
+        let server = Server::start(&cgroup, family, listener);
         let wire = space.enter(|| Wire::open("cli0"));
         let server_mac = mac("srv0");
         Self { programs, wire, server, server_mac, _space: space, _cgroup: cgroup, _sandbox: sandbox }
@@ -113,6 +117,9 @@ impl Bench {
             Tcp { sequence: 1001, acknowledgement: sequence.wrapping_add(1), flags: ACK, ..Tcp::default() };
         if let Some(options) = &script.ack {
             send(Tcp { options: options.clone(), ..ack.clone() });
+        }
+        if script.ack_first {
+            send(Tcp { options: script.data.clone(), ..ack.clone() });
         }
         for _ in 0..script.idle {
             // Options, because the kernel's fast path shows no packet of the usual header length.
@@ -156,6 +163,8 @@ struct Script {
     data: Vec<u8>,
     /// How many more ACKs, with other options, are sent after the third.
     idle: usize,
+    /// Where `ack` is `None`: it is not lost, carries the data's option, and the server does not wake for it.
+    ack_first: bool,
 }
 
 impl Script {
@@ -393,6 +402,26 @@ fn syn_cookies_lose_nothing() {
     let bench = Bench::new(4, Bench::plain());
     std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").expect("sysctl");
     bench.expect("cookies", DIRECTOR, &Script::on_ack(&toa()), &CLIENT.to_string(), Some(CLIENT_PORT));
+}
+
+#[test]
+fn listeners_of_mptcp_show_clients_of_plain_tcp() {
+    for (family, client) in [(4, CLIENT.to_string()), (6, format!("::ffff:{CLIENT}"))] {
+        let bench = Bench::with(family, Bench::plain(), Listener::Mptcp);
+        bench.expect("MPTCP", DIRECTOR, &Script::on_ack(&toa()), &client, Some(CLIENT_PORT));
+        let stranger = if family == 4 { STRANGER.to_owned() } else { format!("::ffff:{STRANGER}") };
+        bench.expect_unchanged("a stranger", STRANGER, &Script::on_ack(&toa()), &stranger);
+        assert_eq!((bench.counters()["toa_hit"], bench.counters()["toa_untrusted"]), (1, 1));
+    }
+}
+
+#[test]
+fn listeners_that_wait_for_data_show_the_client_that_comes_with_it() {
+    let bench = Bench::with(4, Bench::plain(), Listener::Deferring);
+    // The kernel ignores the third ACK; directors repeat the option until the server has answered.
+    let script = Script { ack_first: true, ..Script::ack_lost(&toa()) };
+    bench.expect("with the data", DIRECTOR, &script, &CLIENT.to_string(), Some(CLIENT_PORT));
+    assert_eq!((bench.counters()["toa_hit"], bench.counters()["toa_miss"]), (1, 0));
 }
 
 #[test]
