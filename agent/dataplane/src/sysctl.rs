@@ -1,15 +1,42 @@
 //! Sysctls of the calling thread's network namespace, written only where they differ.
 
-use std::{fs, io};
+use std::cell::OnceCell;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use crate::DataplaneError;
 
 const ROOT: &str = "/proc/sys/";
+const NET: &str = "net/";
+
+thread_local! {
+    /// `/proc/sys/net` of this thread's namespace, which it does not leave once it has asked for a sysctl. By the whole path the
+    /// kernel compares the `net` of every namespace of the node (`proc_sys_compare`): an ADD would take longer with each pod.
+    static FOLDER: OnceCell<File> = const { OnceCell::new() };
+}
+
+fn open(key: &str, flags: OFlag) -> io::Result<File> {
+    let Some(below) = key.strip_prefix(NET) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no sysctl of a network namespace"));
+    };
+    FOLDER.with(|folder| {
+        if folder.get().is_none() {
+            // Nobody else sets it in between: it is this thread's.
+            let _ = folder.set(File::open(format!("{ROOT}{NET}"))?);
+        }
+        let folder = folder.get().ok_or(io::ErrorKind::NotFound)?;
+        Ok(File::from(openat(folder, below, flags | OFlag::O_CLOEXEC, Mode::empty())?))
+    })
+}
 
 /// Reads a value; `None` where the kernel has no such key (IPv6 switched off at boot).
 pub(crate) fn read(key: &str) -> Result<Option<String>, DataplaneError> {
-    match fs::read_to_string(format!("{ROOT}{key}")) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
+    let mut text = String::new();
+    match open(key, OFlag::O_RDONLY).and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(_) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(DataplaneError::Sysctl { key: key.to_owned(), source }),
     }
@@ -20,7 +47,8 @@ pub(crate) fn ensure(key: &str, value: &str) -> Result<bool, DataplaneError> {
     if read(key)?.as_deref() == Some(value) {
         return Ok(false);
     }
-    fs::write(format!("{ROOT}{key}"), value)
+    open(key, OFlag::O_WRONLY)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
         .map(|()| true)
         .map_err(|source| DataplaneError::Sysctl { key: key.to_owned(), source })
 }
