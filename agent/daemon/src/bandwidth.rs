@@ -18,7 +18,7 @@ use turnpike_dataplane::{QueueUsage, UsageSample};
 use crate::agent::Agent;
 use crate::clock;
 
-pub(crate) use history::keep as keep_history;
+pub(crate) use history::{keep as keep_history, path as history_path};
 pub(crate) use metrics::Metrics;
 pub(crate) use trial::watch as end_trials;
 

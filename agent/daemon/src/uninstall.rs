@@ -7,6 +7,7 @@ use anyhow::Context;
 use turnpike_agent_api::heartbeat_path;
 use turnpike_dataplane::Dataplane;
 
+use crate::bandwidth::history_path;
 use crate::bgp;
 use crate::config::Config;
 use crate::events;
@@ -34,7 +35,8 @@ pub(crate) fn uninstall(config: &Config) -> anyhow::Result<()> {
     }
     let socket = &config.paths.socket;
     let state_files = ["resources.json", "lock"].map(|name| state.join(name));
-    for file in state_files.into_iter().chain([socket.clone(), heartbeat_path(socket), events::path(state)]) {
+    let beside = [socket.clone(), heartbeat_path(socket), history_path(socket), events::path(state)];
+    for file in state_files.into_iter().chain(beside) {
         note(&mut left, &file, std::fs::remove_file(&file));
     }
     for line in &left {

@@ -23,13 +23,14 @@ struct Record {
     past: Past,
 }
 
-fn path(agent: &Agent) -> PathBuf {
-    agent.config.paths.socket.with_file_name("bandwidth-history.json")
+/// The file that belongs to a socket.
+pub(crate) fn path(socket: &Path) -> PathBuf {
+    socket.with_file_name("bandwidth-history.json")
 }
 
 /// Goes on from what an earlier run left.
 pub(super) fn resume(agent: &Agent) {
-    match read(&path(agent)) {
+    match read(&path(&agent.config.paths.socket)) {
         Ok(Some(record)) if record.boot_id == agent.boot_id => {
             let mut seen = agent.bandwidth.seen();
             if seen.meter.read_at().is_none() {
@@ -45,7 +46,7 @@ pub(super) fn resume(agent: &Agent) {
 pub(crate) fn keep(agent: &Agent) {
     let Some(past) = agent.bandwidth.seen().meter.past() else { return };
     let record = Record { format: FORMAT, boot_id: agent.boot_id.clone(), past };
-    if let Err(error) = write(&path(agent), &record) {
+    if let Err(error) = write(&path(&agent.config.paths.socket), &record) {
         tracing::warn!(%error, "the bandwidth history would not survive a restart");
     }
 }
