@@ -47,6 +47,8 @@ pub struct LocalPod {
     pub host_ports: Vec<HostPort>,
     /// It wants no client addresses from load balancers.
     pub toa_off: bool,
+    /// It wants what it exchanges with load balancers filtered and tracked.
+    pub bypass_off: bool,
     /// MAC address that the runtime asked for.
     pub mac: Option<[u8; 6]>,
     /// Its namespace by the runtime's word; empty where that says none.
@@ -104,6 +106,8 @@ pub fn node_state<'a>(
                     toa_nat64: source.toa_nat64,
                     ports: source.ports.iter().copied().collect(),
                     uplinks: source.uplinks.iter().cloned().collect(),
+                    namespaces: source.namespaces.iter().cloned().collect(),
+                    except_namespaces: source.except_namespaces.iter().cloned().collect(),
                     drain_s: source.drain_seconds.unwrap_or(LbSource::DRAIN_S),
                 };
                 ((*name).clone(), source)
@@ -151,6 +155,8 @@ impl LocalPod {
             class: tree.and_then(|tree| class_of(tree, self.asked.class.as_deref(), &self.namespace)),
             host_ports: self.host_ports.clone(),
             toa_off: self.toa_off,
+            bypass_off: self.bypass_off,
+            namespace: self.namespace.clone(),
             mac: self.mac,
         }
     }

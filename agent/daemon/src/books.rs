@@ -381,6 +381,7 @@ fn local_pod(record: &PodRecord) -> LocalPod {
         asked: record.asked.clone(),
         host_ports: record.host_ports.clone(),
         toa_off: record.toa_off,
+        bypass_off: record.bypass_off,
         mac: record.mac,
         namespace: record.pod.namespace.clone().unwrap_or_default(),
     }
@@ -431,6 +432,7 @@ pub(crate) fn salvage(corrupt: &Corrupt, present: &Stamp, mtu: u32) -> Option<Po
         asked: turnpike_calc::AskedLimits::default(),
         host_ports: Vec::new(),
         toa_off: false,
+        bypass_off: false,
         mac: None,
         netns_path: String::new(),
         netns: crate::store::NetnsId { dev: 0, ino: 0 },

@@ -63,6 +63,9 @@ pub(crate) struct PodRecord {
     /// The pod wants no client addresses from load balancers.
     #[serde(default)]
     pub(crate) toa_off: bool,
+    /// The pod wants what it exchanges with load balancers filtered and tracked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) bypass_off: bool,
     /// MAC address that the runtime asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mac: Option<[u8; 6]>,
@@ -276,6 +279,7 @@ pub(crate) mod tests {
             asked: AskedLimits::default(),
             host_ports: Vec::new(),
             toa_off: false,
+            bypass_off: false,
             mac: None,
             netns_path: "/run/netns/x".into(),
             netns: NetnsId { dev: 4, ino: 1 },

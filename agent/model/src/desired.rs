@@ -82,6 +82,12 @@ pub struct Endpoint {
     /// Its servers see load balancers' addresses, not clients' (annotation `turnpike.io/toa: "off"`).
     #[serde(default)]
     pub toa_off: bool,
+    /// What it exchanges with load balancers is filtered and tracked (annotation `turnpike.io/lb-bypass: "off"`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bypass_off: bool,
+    /// Its namespace by the runtime's word; empty where that says none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
     /// MAC address that the runtime asked for; derived from the host link's name unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<[u8; 6]>,
@@ -187,6 +193,12 @@ pub struct LbSource {
     /// Interfaces through which they reach the node; empty is every uplink.
     #[serde(default)]
     pub uplinks: BTreeSet<String>,
+    /// Whose pods it is for; empty is those of all namespaces.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub namespaces: BTreeSet<String>,
+    /// Whose pods it is not for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub except_namespaces: BTreeSet<String>,
     /// Seconds for which a range that was taken out goes on bypassing.
     #[serde(default)]
     pub drain_s: u32,
@@ -197,6 +209,16 @@ impl LbSource {
     pub const DRAIN_S: u32 = 15 * 60;
     /// The longest drain time.
     pub const MAX_DRAIN_S: u32 = 24 * 3600;
+
+    /// Whether it is for the pods of a namespace. Where that is not known (empty), it is only if it is for all.
+    #[must_use]
+    pub fn is_for(&self, namespace: &str) -> bool {
+        let all = self.namespaces.is_empty();
+        if namespace.is_empty() {
+            return all && self.except_namespaces.is_empty();
+        }
+        (all || self.namespaces.contains(namespace)) && !self.except_namespaces.contains(namespace)
+    }
 }
 
 /// A port of a pod's service.

@@ -38,6 +38,13 @@ pub struct LoadBalancerSourceSpec {
     /// Nodes that it is for; all, unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<Selector>,
+    /// Whose pods it is for, by the runtime's word: every namespace's, unless given. What other pods exchange with these
+    /// directors is filtered and tracked like anything else, and their servers see the directors' addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Namespaces that it is not for: those where other software filters what reaches a pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except_namespaces: Vec<String>,
     /// Interfaces through which these directors reach the node; every uplink, unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uplinks: Vec<String>,

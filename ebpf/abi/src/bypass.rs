@@ -59,7 +59,7 @@ pub struct PodEntry {
     pub ifindex: u32,
     /// MTU of the veth pair, in bytes of layer 3.
     pub mtu: u32,
-    /// [`PodEntry::LIMITED`], [`PodEntry::NO_BYPASS`], [`PodEntry::NO_TOA`].
+    /// [`PodEntry::LIMITED`], [`PodEntry::NO_BYPASS`], [`PodEntry::NO_TOA`], [`PodEntry::SELECTIVE`].
     pub flags: u32,
     /// MAC address of the pod's interface.
     pub pod_mac: [u8; 6],
@@ -74,6 +74,29 @@ impl PodEntry {
     pub const NO_BYPASS: u32 = 1 << 1;
     /// Its servers see the load balancer's address.
     pub const NO_TOA: u32 = 1 << 2;
+    /// Not every source is for it: [`AdmitKey`] tells which.
+    pub const SELECTIVE: u32 = 1 << 3;
+}
+
+/// A load balancer and a pod that is [`PodEntry::SELECTIVE`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdmitKey {
+    /// The pod.
+    pub pod: Addr,
+    /// [`LbSource::group`].
+    pub group: u32,
+}
+
+/// What a load balancer may do with a pod that is [`PodEntry::SELECTIVE`]: nothing without an entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Admit;
+
+impl Admit {
+    /// Its traffic goes past netfilter and conntrack.
+    pub const BYPASS: u32 = 1;
+    /// Its option is believed.
+    pub const TOA: u32 = 1 << 1;
 }
 
 /// What may leave a pod through one host veth.
@@ -82,7 +105,7 @@ impl PodEntry {
 pub struct Veth {
     /// The pod's IPv4 address, or zero for none.
     pub ip4: [u8; 4],
-    /// [`Veth::LIMITED`], [`Veth::NO_BYPASS`], [`Veth::SHADOW`], [`Veth::EXEMPT`].
+    /// [`Veth::LIMITED`], [`Veth::NO_BYPASS`], [`Veth::SHADOW`], [`Veth::EXEMPT`], [`Veth::SELECTIVE`].
     pub flags: u32,
     /// The pod's IPv6 address, or zero for none.
     pub ip6: [u8; 16],
@@ -97,7 +120,7 @@ pub struct Veth {
 }
 
 impl Veth {
-    /// The pod has a from-workload limit: nothing is redirected past it.
+    /// The pod has a from-workload limit: what has to wait for it is not redirected past it.
     pub const LIMITED: u32 = 1;
     /// Never bypass: all its traffic takes the stack.
     pub const NO_BYPASS: u32 = 1 << 1;
@@ -105,6 +128,8 @@ impl Veth {
     pub const SHADOW: u32 = 1 << 2;
     /// Traffic with some ranges is not limited.
     pub const EXEMPT: u32 = 1 << 3;
+    /// Not every source is for it: [`AdmitKey`] tells which.
+    pub const SELECTIVE: u32 = 1 << 4;
 }
 
 /// A link through which directors reach the node.
@@ -190,5 +215,6 @@ mod tests {
             ],
             [0, 16, 32, 34]
         );
+        assert_eq!([offset_of!(AdmitKey, pod), offset_of!(AdmitKey, group)], [0, 16]);
     }
 }

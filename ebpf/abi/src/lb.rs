@@ -12,9 +12,9 @@ pub enum LbPath {
     BypassedQueued,
     /// Through the stack: it came through a link that is not named for its source.
     WrongUplink,
-    /// Through the stack: what the pod sends is limited, and the bypass would escape the queue.
+    /// Through the stack: it has to wait for the limit of what the pod sends.
     PodLimited,
-    /// Through the stack: the pod is excluded from the bypass.
+    /// Through the stack: the pod is left out of the bypass, or of this source's.
     PodExcluded,
     /// Through the stack: a fragment.
     Fragment,

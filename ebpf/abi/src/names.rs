@@ -38,6 +38,8 @@ pub const PROGRAMS: [&str; 9] = [
 pub const MAP_LB_SOURCES: &str = "TPK_LB_SOURCES";
 /// Hash: [`crate::PortKey`] → `u8` (1).
 pub const MAP_LB_PORTS: &str = "TPK_LB_PORTS";
+/// Hash: [`crate::bypass::AdmitKey`] → bits of [`crate::bypass::Admit`].
+pub const MAP_LB_ADMITS: &str = "TPK_LB_ADMITS";
 /// Hash: [`crate::Addr`] of a local pod → [`crate::PodEntry`].
 pub const MAP_PODS: &str = "TPK_PODS";
 /// Hash: ifindex of a host veth → [`crate::Veth`].
@@ -74,9 +76,10 @@ pub const MAP_LB_STATS: &str = "TPK_LB_STATS";
 pub const MAP_COUNTERS: &str = "TPK_COUNTERS";
 
 /// Every map.
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 20] = [
     MAP_LB_SOURCES,
     MAP_LB_PORTS,
+    MAP_LB_ADMITS,
     MAP_PODS,
     MAP_VETHS,
     MAP_UPLINKS,
@@ -100,6 +103,8 @@ pub const MAPS: [&str; 19] = [
 pub const MAX_LB_SOURCES: u32 = 4096;
 /// Capacity of [`MAP_LB_PORTS`].
 pub const MAX_LB_PORTS: u32 = 4096;
+/// Capacity of [`MAP_LB_ADMITS`].
+pub const MAX_LB_ADMITS: u32 = 65536;
 /// Capacity of [`MAP_PODS`]: two addresses each for 1024 pods, twice over for address changes.
 pub const MAX_PODS: u32 = 4096;
 /// Capacity of [`MAP_VETHS`], and of the maps of marks and shadow limits.

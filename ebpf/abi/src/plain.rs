@@ -39,6 +39,7 @@ plain! {
     crate::bypass::Uplink = 8,
     crate::bypass::Veth = 52,
     crate::bypass::FlowKey = 36,
+    crate::bypass::AdmitKey = 20,
     crate::mark::MarkConfig = 64,
     crate::mark::MarkState = 80,
     crate::mark::FlowTable = 920,

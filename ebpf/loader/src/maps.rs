@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::{MapData, PerCpuArray};
-use turnpike_ebpf_abi::bypass::FlowKey;
+use turnpike_ebpf_abi::bypass::{AdmitKey, FlowKey};
 use turnpike_ebpf_abi::{
     Addr, Counter, ExemptKey, FlowTable, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey,
     ToaConfig, ToaEvent, ToaTally, Uplink, Veth, names,
@@ -23,6 +23,8 @@ pub struct Maps {
     pub lb_sources: Table<LpmKey, LbSource>,
     /// Their port rules; the value is 1.
     pub lb_ports: Table<PortKey, u8>,
+    /// What sources may do with pods that are not for every source: bits of [`turnpike_ebpf_abi::bypass::Admit`].
+    pub lb_admits: Table<AdmitKey, u32>,
     /// Local pods by address.
     pub pods: Table<Addr, PodEntry>,
     /// What may leave through a host veth, by ifindex. A veth without an entry passes nothing.
@@ -71,6 +73,7 @@ impl Maps {
         Ok(Self {
             lb_sources: Table::open(&folder.join(names::MAP_LB_SOURCES))?,
             lb_ports: Table::open(&folder.join(names::MAP_LB_PORTS))?,
+            lb_admits: Table::open(&folder.join(names::MAP_LB_ADMITS))?,
             pods: Table::open(&folder.join(names::MAP_PODS))?,
             veths: Table::open(&folder.join(names::MAP_VETHS))?,
             uplinks: Table::open(&folder.join(names::MAP_UPLINKS))?,

@@ -7,13 +7,13 @@
 //! pod. What qualifies but cannot be forwarded here (fragments, options, TTL, size) takes the stack, where an
 //! nftables rule with the same match keeps it out of conntrack too.
 
-use aya_ebpf::bindings::bpf_redir_neigh;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_redir_neigh};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap};
 use aya_ebpf::programs::TcContext;
-use turnpike_ebpf_abi::bypass::FlowKey;
+use turnpike_ebpf_abi::bypass::{Admit, AdmitKey, FlowKey};
 use turnpike_ebpf_abi::{Addr, Counter, LbPath, LbSource, PodEntry, PortKey, Uplink, Veth, names};
 
 use crate::packet::{
@@ -32,6 +32,9 @@ static PODS: HashMap<Addr, PodEntry> = HashMap::with_max_entries(names::MAX_PODS
 static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(names::MAX_UPLINKS, 0);
 #[map(name = "TPK_POD_FLOWS")]
 static POD_FLOWS: LruHashMap<FlowKey, u8> = LruHashMap::with_max_entries(names::MAX_POD_FLOWS, 0);
+/// Few pods have entries here.
+#[map(name = "TPK_LB_ADMITS")]
+static ADMITS: HashMap<AdmitKey, u32> = HashMap::with_max_entries(names::MAX_LB_ADMITS, BPF_F_NO_PREALLOC);
 
 /// IPv6's fragment header (RFC 8200 §4.5).
 const FRAGMENT_HEADER: u8 = 44;
@@ -92,7 +95,9 @@ pub fn towards_pod(ctx: &TcContext) -> Outcome {
         return Outcome::NotOurs;
     };
     let stack = |counter, path| Outcome::Stack(counter, Reason { group: source.group, path });
-    if pod.flags & PodEntry::NO_BYPASS != 0 {
+    if pod.flags & PodEntry::NO_BYPASS != 0
+        || pod.flags & PodEntry::SELECTIVE != 0 && !admits(&ends.destination, source.group, Admit::BYPASS)
+    {
         return stack(Counter::UplinkToStack, LbPath::PodExcluded);
     }
     // SAFETY: the kernel's context is valid for the whole program.
@@ -137,9 +142,9 @@ pub fn towards_pod(ctx: &TcContext) -> Outcome {
     }
 }
 
-/// From a pod to an uplink. The source address was checked.
+/// From a pod to an uplink. The source address was checked; `at_once` says that the pod's limit need not hold it back.
 #[inline(always)]
-pub fn from_pod(ctx: &TcContext, veth: &Veth) -> Outcome {
+pub fn from_pod(ctx: &TcContext, veth: &Veth, at_once: bool) -> Outcome {
     let Some((packet, ends)) = read(ctx) else {
         return Outcome::NotOurs;
     };
@@ -164,13 +169,15 @@ pub fn from_pod(ctx: &TcContext, veth: &Veth) -> Outcome {
         }
         return stack(Counter::PodConnects, LbPath::PodsOwn);
     }
-    if veth.flags & Veth::NO_BYPASS != 0 {
+    if veth.flags & Veth::NO_BYPASS != 0
+        || veth.flags & Veth::SELECTIVE != 0 && !admits(&ends.source, source.group, Admit::BYPASS)
+    {
         return stack(Counter::PodToStack, LbPath::PodExcluded);
     }
     if let Err(path) = qualifies(source, transport.protocol, &flow) {
         return stack(Counter::PodToStack, path);
     }
-    if veth.flags & Veth::LIMITED != 0 {
+    if veth.flags & Veth::LIMITED != 0 && !at_once {
         return stack(Counter::PodToStack, LbPath::PodLimited);
     }
     match leave(ctx, &packet, &ends, &transport, source) {
@@ -309,10 +316,17 @@ fn bypassing(address: &Addr) -> Option<&'static LbSource> {
     (source.flags & LbSource::BYPASS != 0).then_some(source)
 }
 
-/// The trust that a source has, for TOA.
+/// The trust that a source has, for TOA: its format, 0 for none, and its group.
 #[inline(always)]
-pub fn toa_format(address: &Addr) -> u32 {
-    LB_SOURCES.get(Key::new(128, *address)).map_or(0, |source| source.toa_format)
+pub fn toa_of(address: &Addr) -> (u32, u32) {
+    LB_SOURCES.get(Key::new(128, *address)).map_or((0, 0), |source| (source.toa_format, source.group))
+}
+
+/// Whether a source may do this with a pod that is not for every source. Without an entry it may not.
+#[inline(always)]
+pub fn admits(pod: &Addr, group: u32, what: u32) -> bool {
+    // SAFETY: as for every map of the agent's.
+    unsafe { ADMITS.get(AdmitKey { pod: *pod, group }) }.is_some_and(|admitted| admitted & what != 0)
 }
 
 /// Whether the port rules allow it and the pod did not open it itself.

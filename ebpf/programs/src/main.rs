@@ -66,8 +66,10 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     if !exempt {
         shadow::from_pod(&ctx, veth);
     }
-    let pass = if exempt || mark::at_once(&ctx, veth.queue) { END } else { PASS };
-    match bypass::from_pod(&ctx, veth) {
+    // What need not wait in the queue of the pod's limit, and was counted there, may take the short way.
+    let at_once = exempt || mark::at_once(&ctx, veth.queue);
+    let pass = if at_once { END } else { PASS };
+    match bypass::from_pod(&ctx, veth, at_once) {
         bypass::Outcome::NotOurs => pass,
         bypass::Outcome::Stack(counter, reason) => {
             count::add(counter);

@@ -25,6 +25,7 @@ use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext, SockoptContext};
+use turnpike_ebpf_abi::bypass::Admit;
 use turnpike_ebpf_abi::{Counter, Nat64Peer, PodEntry, ToaConfig, ToaOutcome, ToaSock};
 
 use ends::Ends;
@@ -87,7 +88,7 @@ fn established(ctx: &SockOpsContext) -> Outcome {
     let Some(ends) = ends::read(ctx) else {
         return Outcome::Nothing;
     };
-    let format = crate::bypass::toa_format(&ends.peer);
+    let (format, group) = crate::bypass::toa_of(&ends.peer);
     if format == 0 {
         let kind = options::seen_kind(ctx.ops, 0);
         if kind == 0 {
@@ -95,7 +96,11 @@ fn established(ctx: &SockOpsContext) -> Outcome {
         }
         return record::without_socket(&ends, ToaOutcome::Untrusted, 0, kind);
     }
-    if crate::bypass::pod(&ends.pod).is_some_and(|pod| pod.flags & PodEntry::NO_TOA != 0) {
+    let shows_director = |pod: &PodEntry| {
+        pod.flags & PodEntry::NO_TOA != 0
+            || pod.flags & PodEntry::SELECTIVE != 0 && !crate::bypass::admits(&ends.pod, group, Admit::TOA)
+    };
+    if crate::bypass::pod(&ends.pod).is_some_and(shows_director) {
         return record::without_socket(&ends, ToaOutcome::OptedOut, format, 0);
     }
     let Some(record) = storage(ctx, BPF_SK_STORAGE_GET_F_CREATE as u64) else {

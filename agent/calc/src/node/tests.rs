@@ -25,6 +25,7 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
         asked: Limits { to_workload: Some(BitsPerSecond(100_000_000)), from_workload: None }.into(),
         host_ports: Vec::new(),
         toa_off: false,
+        bypass_off: false,
         mac: None,
         namespace: "shop".to_owned(),
     }

@@ -23,6 +23,10 @@ impl Findings {
                 self.names(Kind::NodeBandwidth, name, &field, &share.namespaces);
             }
         }
+        for (name, spec) in &resources.lb_sources {
+            self.names(Kind::LoadBalancerSource, name, "spec.namespaces", &spec.namespaces);
+            self.names(Kind::LoadBalancerSource, name, "spec.exceptNamespaces", &spec.except_namespaces);
+        }
         for (name, spec) in &resources.namespace_grants {
             self.grant(resources, name, spec);
         }
@@ -141,6 +145,8 @@ mod tests {
         let classes = json!({"gold": {"guarantee": "1M", "namespaces": [""]}});
         let tree = json!({"tree": {"host": {"guarantee": "1M"}, "classes": classes}});
         resources.node_bandwidths.insert("n".to_owned(), put(tree));
+        let source = json!({"cidrs": ["10.9.1.0/24"], "namespaces": ["Web"], "exceptNamespaces": ["db", "db"]});
+        resources.lb_sources.insert("lvs".to_owned(), put(source));
         let long = "a".repeat(64);
         let grant = json!({"namespaces": [long, "a.b", "-a"], "maxRate": {"egress": "1M"}});
         resources.namespace_grants.insert("g".to_owned(), put(grant));
@@ -149,13 +155,16 @@ mod tests {
             "IPPool/p spec.namespaces[0]: `Bank` is no name of a namespace",
             "IPPool/p spec.reservations[0].namespaces[1]: `*` is no name",
             "NodeBandwidth/n spec.tree.classes.gold.namespaces[0]: `` is no name",
+            "LoadBalancerSource/lvs spec.namespaces[0]: `Web` is no name",
+            "LoadBalancerSource/lvs spec.exceptNamespaces[1]: `db` is listed twice",
             "NamespaceGrant/g spec.namespaces[0]: `aaa",
             "NamespaceGrant/g spec.namespaces[1]: `a.b` is no name",
             "NamespaceGrant/g spec.namespaces[2]: `-a` is no name",
         ];
         assert_eq!(found.len(), wanted.len(), "{found:#?}");
         for (found, wanted) in found.iter().zip(wanted) {
-            assert!(found.starts_with(wanted) && found.contains("kubectl get namespaces"), "{found}");
+            assert!(found.starts_with(wanted), "{found}");
+            assert!(found.contains("kubectl get namespaces") || found.contains("twice"), "{found}");
         }
     }
 }

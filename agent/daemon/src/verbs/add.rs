@@ -30,6 +30,8 @@ const GATEWAY_V6: std::net::Ipv6Addr =
 
 /// Says that a pod's servers shall see load balancers' addresses.
 const TOA_ANNOTATION: &str = "turnpike.io/toa";
+/// Says that what a pod exchanges with load balancers shall be filtered and tracked.
+const BYPASS_ANNOTATION: &str = "turnpike.io/lb-bypass";
 
 /// Carries out ADD. Idempotent: a repeated ADD of the same container and namespace gets the same answer.
 pub(super) fn add(
@@ -46,7 +48,11 @@ pub(super) fn add(
         pod: request.pod.clone(),
     };
     let gate = gates::asked(&request.annotations)?;
-    let asked = (asked, toa_off(&request)?, asked_mac(&request)?);
+    let balancer = Balancer {
+        toa_off: is_off(&request, TOA_ANNOTATION, "for the load balancer's address")?,
+        bypass_off: is_off(&request, BYPASS_ANNOTATION, "to keep load balancers' traffic in netfilter")?,
+    };
+    let asked = (asked, balancer, asked_mac(&request)?);
     let id = endpoint_id(&request.attachment);
     let _guard = agent.locks.lock(&id);
     del::execute_spooled(agent, &request.attachment);
@@ -125,7 +131,7 @@ fn fresh(
     id: &EndpointId,
     request: &AddRequest,
     wanted: &Wanted,
-    (asked, toa_off, mac): (AskedLimits, bool, Option<[u8; 6]>),
+    (asked, balancer, mac): (AskedLimits, Balancer, Option<[u8; 6]>),
     (identity, netns): (NetnsId, OwnedFd),
 ) -> Result<(PodRecord, AddReply), ErrorReply> {
     let link = host_link(id);
@@ -141,7 +147,8 @@ fn fresh(
         mtu,
         asked,
         host_ports: Vec::new(),
-        toa_off,
+        toa_off: balancer.toa_off,
+        bypass_off: balancer.bypass_off,
         mac,
         netns_path: request.netns_path.clone(),
         netns: identity,
@@ -336,15 +343,22 @@ fn asked_mac(request: &AddRequest) -> Result<Option<[u8; 6]>, ErrorReply> {
     }
 }
 
-/// Whether the pod's author wants load balancers' addresses instead of clients'.
-fn toa_off(request: &AddRequest) -> Result<bool, ErrorReply> {
-    match request.annotations.get(TOA_ANNOTATION).map(String::as_str) {
+/// What the pod's author wants none of.
+#[derive(Clone, Copy)]
+struct Balancer {
+    toa_off: bool,
+    bypass_off: bool,
+}
+
+/// Whether the pod's author switches something off; `purpose` says what for.
+fn is_off(request: &AddRequest, annotation: &str, purpose: &str) -> Result<bool, ErrorReply> {
+    match request.annotations.get(annotation).map(String::as_str) {
         None | Some("on") => Ok(false),
         Some("off") => Ok(true),
         Some(other) => {
-            let message = format!("the annotation {TOA_ANNOTATION} is `{other}`");
+            let message = format!("the annotation {annotation} is `{other}`");
             Err(ErrorReply::new(code::INVALID_CONFIG, message)
-                .with_details("write \"off\" for the load balancer's address, or leave it out"))
+                .with_details(format!("write \"off\" {purpose}, or leave it out")))
         }
     }
 }

@@ -286,6 +286,8 @@ mod tests {
             host_ports: Vec::new(),
             class: None,
             toa_off: false,
+            bypass_off: false,
+            namespace: String::new(),
             mac: None,
         }
     }

@@ -234,6 +234,8 @@ mod tests {
             limits: Limits::default(),
             class: None,
             toa_off: false,
+            bypass_off: false,
+            namespace: String::new(),
             shadow: Limits::default(),
             bursts: Default::default(),
             exempt: Default::default(),

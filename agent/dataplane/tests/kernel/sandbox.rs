@@ -170,6 +170,8 @@ pub(crate) fn endpoint(n: u8) -> Endpoint {
         class: None,
         host_ports: Vec::new(),
         toa_off: false,
+        bypass_off: false,
+        namespace: String::new(),
         shadow: Limits::default(),
         bursts: Default::default(),
         exempt: Default::default(),

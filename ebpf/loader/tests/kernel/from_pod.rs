@@ -9,7 +9,8 @@
 use std::time::{Duration, Instant};
 
 use turnpike_ebpf_loader::Programs;
-use turnpike_ebpf_loader::abi::{LbSource, LpmKey, MarkConfig, PortKey, Uplink, Veth, names};
+use turnpike_ebpf_loader::abi::bypass::{Admit, AdmitKey};
+use turnpike_ebpf_loader::abi::{ExemptKey, LbSource, LpmKey, MarkConfig, PortKey, Uplink, Veth, names};
 
 use crate::frames::{ACK, Frame, ICMP, ICMP6, SYN, Transport, arp, checksum, ip, nd};
 use crate::sandbox::{Sandbox, ifindex, run as command};
@@ -288,4 +289,59 @@ fn what_need_not_wait_goes_past_the_queue_and_is_counted_there() {
     }
     let state = programs.maps().mark_stats(queue).expect("read").expect("state");
     assert_eq!((state.packets, state.bytes), (2, 2 * frame));
+}
+
+#[test]
+fn a_limited_pod_bypasses_with_what_need_not_wait_and_it_counts() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    let link = node(&programs);
+    let queue = link + 100;
+    let reply = Frame::tcp(POD, 80, DIRECTOR, 4000, ACK).sized(1000).bytes();
+    let frame = u64::try_from(reply.len()).expect("short");
+    let second = 1_000_000_000;
+    let law = MarkConfig {
+        ns_per_byte_q20: second << 20,
+        bucket_ns: 4 * (2 * frame - 1) * second,
+        ..MarkConfig::default()
+    };
+    programs.maps().veths.insert(&link, &Veth { queue, ..veth(Veth::LIMITED) }).expect("insert");
+    programs.maps().set_mark(queue, &law).expect("set");
+    for again in ["there is room", "still"] {
+        check(&mut programs, link, again, &reply, REDIRECT, Some("pod_bypassed"));
+    }
+    check(&mut programs, link, "it has to wait", &reply, PASS, Some("pod_to_stack"));
+    let state = programs.maps().mark_stats(queue).expect("read").expect("state");
+    assert_eq!((state.packets, state.bytes), (2, 2 * frame));
+    // What is exempt from the limit never waits for it.
+    let exempting = Veth { queue, ..veth(Veth::LIMITED | Veth::EXEMPT) };
+    programs.maps().veths.insert(&link, &exempting).expect("insert");
+    let range = ExemptKey::new(link, LpmKey::new(ip(DIRECTOR), 32).expect("a prefix"));
+    programs.maps().exempt.insert(&range, &1).expect("insert");
+    check(&mut programs, link, "exempt", &reply, REDIRECT, Some("pod_bypassed"));
+    assert_eq!(programs.maps().mark_stats(queue).expect("read").expect("state").packets, 2);
+}
+
+#[test]
+fn a_selective_pod_bypasses_for_the_sources_that_admit_it() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    let link = node(&programs);
+    programs.maps().veths.insert(&link, &veth(Veth::SELECTIVE)).expect("insert");
+    let admit = |pod: &str, group, what: u32| {
+        programs.maps().lb_admits.insert(&AdmitKey { pod: ip(pod).into(), group }, &what).expect("insert");
+    };
+    // Group 1 for IPv4 alone, of group 2 the options alone.
+    admit(POD, 1, Admit::BYPASS);
+    admit(POD, 2, Admit::TOA);
+    let stack = Some("pod_to_stack");
+    for (name, frame, verdict, counter) in [
+        ("admitted", Frame::tcp(POD, 80, DIRECTOR, 4000, ACK), REDIRECT, Some("pod_bypassed")),
+        ("its other address", Frame::tcp(POD6, 80, DIRECTOR6, 4000, ACK), PASS, stack),
+        ("the other source", Frame::tcp(POD, 80, ANY_PORT, 4000, ACK), PASS, stack),
+        ("what it opens is remembered", Frame::tcp(POD, 90, ANY_PORT, 22, SYN), PASS, Some("pod_connects")),
+    ] {
+        check(&mut programs, link, name, &frame.bytes(), verdict, counter);
+    }
+    assert_eq!(programs.maps().pod_flows.entries().expect("entries").len(), 1);
 }

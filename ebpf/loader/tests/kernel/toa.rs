@@ -9,7 +9,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use turnpike_ebpf_loader::abi::{LbSource, LpmKey, ToaConfig, ToaFormat};
+use turnpike_ebpf_loader::abi::bypass::{Admit, AdmitKey};
+use turnpike_ebpf_loader::abi::{LbSource, LpmKey, PodEntry, ToaConfig, ToaFormat};
 use turnpike_ebpf_loader::{CounterValues, Programs};
 
 use crate::frames::{ACK, Frame, PSH, SYN, Tcp, Transport, ip};
@@ -311,6 +312,22 @@ fn whom_nobody_configured_changes_nothing() {
     bench.expect_unchanged("without", STRANGER, &Script::on_ack(&[]), STRANGER);
     assert_eq!(bench.counters()["toa_untrusted"], 3);
     assert_eq!(bench.counters()["toa_hit"], 0);
+}
+
+#[test]
+fn a_selective_servers_clients_are_those_of_the_sources_that_admit_it() {
+    let bench = Bench::new(4, Bench::plain());
+    let server = PodEntry { flags: PodEntry::SELECTIVE, ..PodEntry::default() };
+    let maps = bench.programs.maps();
+    maps.pods.insert(&ip(SERVER).into(), &server).expect("insert");
+    let key = AdmitKey { pod: ip(SERVER).into(), group: 1 };
+    for admitted in [None, Some(Admit::BYPASS)] {
+        admitted.map(|what| maps.lb_admits.insert(&key, &what)).transpose().expect("insert");
+        bench.expect_unchanged("not admitted", DIRECTOR, &Script::on_ack(&toa()), DIRECTOR);
+    }
+    maps.lb_admits.insert(&key, &Admit::TOA).expect("insert");
+    bench.expect("admitted", DIRECTOR, &Script::on_ack(&toa()), &CLIENT.to_string(), Some(CLIENT_PORT));
+    assert_eq!(bench.counters()["toa_hit"], 1);
 }
 
 #[test]

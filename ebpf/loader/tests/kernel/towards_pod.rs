@@ -7,7 +7,7 @@
 //! untouched.
 
 use turnpike_ebpf_loader::Programs;
-use turnpike_ebpf_loader::abi::bypass::FlowKey;
+use turnpike_ebpf_loader::abi::bypass::{Admit, AdmitKey, FlowKey};
 use turnpike_ebpf_loader::abi::{Addr, LbSource, LpmKey, PodEntry, PortKey, Uplink, names};
 
 use crate::frames::{ACK, Frame, ICMP, SYN, Transport, checksum, ip};
@@ -169,6 +169,28 @@ fn everything_else_takes_the_stack_untouched() {
             *expected.get_mut(counter).expect(counter) += 1;
         }
         assert_eq!(programs.maps().counters().expect("counters"), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_selective_pod_is_reached_past_the_stack_by_the_sources_that_admit_it() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    fill(&programs);
+    let maps = programs.maps();
+    for address in [POD, POD6] {
+        maps.pods.insert(&Addr::from(ip(address)), &pod(PodEntry::SELECTIVE)).expect("insert");
+    }
+    for (group, what) in [(1, Admit::BYPASS), (2, Admit::TOA)] {
+        maps.lb_admits.insert(&AdmitKey { pod: ip(POD).into(), group }, &what).expect("insert");
+    }
+    for (name, frame, verdict) in [
+        ("admitted", Frame::tcp(DIRECTOR, 4000, POD, 80, ACK), REDIRECT),
+        ("its other address", Frame::tcp(DIRECTOR6, 4000, POD6, 80, ACK), PASS),
+        ("the other source", Frame::tcp(ANY_PORT, 4000, POD, 8443, ACK), PASS),
+    ] {
+        let ran = run(&mut programs, names::PROG_UPLINK, &frame.bytes(), Context::on(LINK));
+        assert_eq!(ran.verdict, verdict, "{name}");
     }
 }
 
