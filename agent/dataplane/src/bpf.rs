@@ -4,6 +4,7 @@
 //! links; TOA on the configured cgroup while a source has a format. Where the programs cannot be had, everything
 //! else still works, and the problem says what is missing.
 
+mod admission;
 mod entries;
 mod mount;
 mod seen;
@@ -19,6 +20,8 @@ use turnpike_ebpf_loader::{
     AttachMode, Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
 };
 use turnpike_model::desired::{DesiredState, Endpoint};
+
+use admission::Admission;
 
 use crate::links::Link;
 use crate::tc::pacer::Pacer;
@@ -137,13 +140,21 @@ impl Bpf {
     }
 
     /// Puts one pod's entries and hooks in force, and nothing else.
-    pub(crate) fn attach(&mut self, endpoint: &Endpoint, veth: &Link, ifbs: &Ifbs) -> Vec<Problem> {
+    /// `desired` tells of the load balancers, where it is known yet.
+    pub(crate) fn attach(
+        &mut self,
+        endpoint: &Endpoint,
+        veth: &Link,
+        ifbs: &Ifbs,
+        desired: Option<&DesiredState>,
+    ) -> Vec<Problem> {
+        let admission = Admission::of(desired);
         let pacer = self.pacer();
         let Ok(programs) = &mut self.programs else {
             return vec![self.anti_spoof_problem()];
         };
         let mut session = Session { programs, ours: &mut self.ours, pacer, problems: Vec::new() };
-        if let Err(error) = session.pod(endpoint, veth, ifbs) {
+        if let Err(error) = session.pod(endpoint, veth, ifbs, &admission) {
             session.problem(Severity::Failed, &endpoint.host_link, &error);
         }
         let mut hooks = vec![(Hook::FromPod, veth)];
@@ -354,7 +365,8 @@ impl Session<'_> {
     fn maps<'v>(&mut self, view: &View<'v>) -> Wanted<'v> {
         let (mut pods, mut veths) = (BTreeMap::<Addr, PodEntry>::new(), BTreeMap::<u32, Veth>::new());
         let (mut marks, mut shadows, mut exempt) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut hooks = BTreeMap::new();
+        let (mut hooks, mut admits) = (BTreeMap::new(), BTreeMap::new());
+        let admission = Admission::of(Some(view.desired));
         for endpoint in view.desired.endpoints.values() {
             let Some(link) = view.links.get(&endpoint.host_link) else {
                 continue;
@@ -369,8 +381,9 @@ impl Session<'_> {
                 ifb: ifb.map(|ifb| ifb.index),
                 to_pod_ifb: to_pod.map(|ifb| ifb.index),
             };
-            pods.extend(entries::pods(endpoint, link));
-            veths.insert(link.index, entries::veth(endpoint, indices.ifb));
+            pods.extend(entries::pods(endpoint, link, &admission));
+            veths.insert(link.index, entries::veth(endpoint, indices.ifb, &admission));
+            admits.extend(admission.entries(endpoint));
             hooks.insert((Hook::FromPod, link.index), link.name.as_str());
             for (index, mark) in entries::marks(endpoint, indices, self.pacer) {
                 let name = ifbs.clone().find(|ifb| ifb.index == index).unwrap_or(link).name.as_str();
@@ -395,6 +408,7 @@ impl Session<'_> {
         let addresses: BTreeSet<Addr> = pods.keys().copied().collect();
         let maps = self.programs.maps();
         let results = [
+            maps.lb_admits.reconcile(&admits),
             maps.pods.reconcile(&pods),
             maps.veths.reconcile(&veths),
             maps.uplinks.reconcile(&entries::uplinks(uplinks)),
@@ -478,7 +492,13 @@ impl Session<'_> {
         }
     }
 
-    fn pod(&mut self, endpoint: &Endpoint, veth: &Link, ifbs: &Ifbs) -> Result<(), Error> {
+    fn pod(
+        &mut self,
+        endpoint: &Endpoint,
+        veth: &Link,
+        ifbs: &Ifbs,
+        admission: &Admission<'_>,
+    ) -> Result<(), Error> {
         let maps = self.programs.maps();
         let indices = entries::Indices {
             veth: veth.index,
@@ -488,8 +508,11 @@ impl Session<'_> {
         for (key, one) in entries::exempt(endpoint, veth.index) {
             maps.exempt.insert(&key, &one)?;
         }
-        maps.veths.insert(&veth.index, &entries::veth(endpoint, indices.ifb))?;
-        for (address, entry) in entries::pods(endpoint, veth) {
+        for (key, admitted) in admission.entries(endpoint) {
+            maps.lb_admits.insert(&key, &admitted)?;
+        }
+        maps.veths.insert(&veth.index, &entries::veth(endpoint, indices.ifb, admission))?;
+        for (address, entry) in entries::pods(endpoint, veth, admission) {
             maps.toa_pods.begin(&address)?;
             maps.pods.insert(&address, &entry)?;
         }

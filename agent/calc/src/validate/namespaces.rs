@@ -145,7 +145,8 @@ mod tests {
         let classes = json!({"gold": {"guarantee": "1M", "namespaces": [""]}});
         let tree = json!({"tree": {"host": {"guarantee": "1M"}, "classes": classes}});
         resources.node_bandwidths.insert("n".to_owned(), put(tree));
-        let source = json!({"cidrs": ["10.9.1.0/24"], "namespaces": ["Web"], "exceptNamespaces": ["db", "db"]});
+        let source =
+            json!({"cidrs": ["10.9.1.0/24"], "namespaces": ["Web"], "exceptNamespaces": ["db", "db"]});
         resources.lb_sources.insert("lvs".to_owned(), put(source));
         let long = "a".repeat(64);
         let grant = json!({"namespaces": [long, "a.b", "-a"], "maxRate": {"egress": "1M"}});

@@ -114,7 +114,7 @@ fn pod(agent: &Agent, id: &EndpointId, explanation: &mut Explanation) {
     explanation.facts.extend(kernel(agent, &entry));
     explanation.facts.extend(limits(agent, &entry, &desired));
     explanation.facts.extend(entry.record.host_ports.iter().map(|port| good("host port", port_words(port))));
-    explanation.facts.extend(load_balancers(&desired));
+    explanation.facts.extend(load_balancers(&entry, &desired));
     explanation.facts.extend(masquerade(&entry, &desired));
 }
 
@@ -249,11 +249,25 @@ fn port_words(port: &HostPort) -> String {
     format!("{protocol} port {} at {place} leads to its port {}", port.host_port, port.container_port)
 }
 
-fn load_balancers(desired: &DesiredState) -> Vec<Fact> {
+fn load_balancers(entry: &PodEntry, desired: &DesiredState) -> Vec<Fact> {
+    let record = &entry.record;
+    let namespace = record.pod.namespace.as_deref().unwrap_or_default();
     let words = |(name, source): (&String, &LbSource)| {
+        if !source.is_for(namespace) {
+            let text = format!("{name} is not for namespace `{namespace}`: through conntrack, no TOA");
+            return good("load balancer", text);
+        }
         let ranges: Vec<String> = source.cidrs.iter().map(ToString::to_string).collect();
-        let way = if source.bypass { "past conntrack" } else { "through conntrack" };
-        let toa = if source.toa.is_some() { ", the client's address is taken from TOA" } else { "" };
+        let way = match (source.bypass, record.bypass_off) {
+            (true, false) => "past conntrack",
+            (true, true) => "through conntrack, as its annotation turnpike.io/lb-bypass asks",
+            (false, _) => "through conntrack",
+        };
+        let toa = if source.toa.is_some() && !record.toa_off {
+            ", the client's address is taken from TOA"
+        } else {
+            ""
+        };
         let ports: Vec<String> =
             source.ports.iter().map(|port| format!("{:?} {}", port.protocol, port.port)).collect();
         let ports = if ports.is_empty() { "every TCP port".to_owned() } else { ports.join(", ") };

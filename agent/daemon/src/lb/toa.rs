@@ -41,6 +41,7 @@ pub(crate) fn check(agent: &Agent, request: &ToaCheckRequest) -> Result<ToaRepor
         (Ok(seen), Ok(hooks)) => fill(&mut report, &seen, &hooks, entry.record.netns),
         (Err(error), _) | (_, Err(error)) => report.findings.push(format!("no eBPF programs: {error}")),
     }
+    report.findings.extend(left_out(&desired, report.pod.namespace.as_deref().unwrap_or_default()));
     findings(&mut report);
     Ok(report)
 }
@@ -69,6 +70,18 @@ fn sources(desired: &DesiredState) -> Vec<ToaSource> {
             nat64: source.toa_nat64,
         })
         .collect()
+}
+
+/// Sources with a format that are not for pods of a namespace.
+fn left_out(desired: &DesiredState, namespace: &str) -> Vec<String> {
+    let sources =
+        desired.lb_sources.iter().filter(|(_, source)| source.toa.is_some() && !source.is_for(namespace));
+    let words = |name| {
+        format!(
+            "{name} is not for namespace `{namespace}`: look at its spec.namespaces and spec.exceptNamespaces"
+        )
+    };
+    sources.map(|(name, _)| words(name)).collect()
 }
 
 fn kind(format: desired::ToaFormat) -> u8 {

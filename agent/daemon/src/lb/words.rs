@@ -9,7 +9,7 @@ pub(super) fn path(path: LbPath) -> &'static str {
         LbPath::BypassedQueued => "past netfilter and conntrack, through the pod's queue",
         LbPath::WrongUplink => "its route goes over a link that spec.uplinks does not name",
         LbPath::PodLimited => "the pod's sending is limited: the queue must see it",
-        LbPath::PodExcluded => "the pod is excluded from the bypass",
+        LbPath::PodExcluded => "the pod is left out of the bypass, or its namespace out of this source",
         LbPath::Fragment => "fragments have no ports to match",
         LbPath::IpOptions => "IP options",
         LbPath::TtlExpired => "TTL used up; the sender gets an ICMP error",
@@ -73,7 +73,10 @@ fn search(event: &ToaEvent) -> String {
         Some(ToaOutcome::Malformed) => {
             format!("option {kind} had a wrong length, or a zero address or port{other}")
         }
-        Some(ToaOutcome::OptedOut) => "the pod's annotation turnpike.io/toa is \"off\"".to_owned(),
+        Some(ToaOutcome::OptedOut) => {
+            "the pod's annotation turnpike.io/toa is \"off\", or the source is not for its namespace"
+                .to_owned()
+        }
         None => format!("outcome {} is not known here", event.outcome),
     }
 }

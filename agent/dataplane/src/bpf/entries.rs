@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use turnpike_ebpf_loader::abi::{
     Addr, ExemptKey, LbSource, LpmKey, MarkConfig, PodEntry, PortKey, ToaConfig, ToaFormat, Uplink, Veth,
 };
 use turnpike_model::desired::{self, DesiredState, Endpoint};
 
+use super::admission::Admission;
 use crate::endpoint::{self, HOST_MAC};
 use crate::links::Link;
 use crate::nft;
@@ -15,11 +17,15 @@ use crate::tc::pacer::Pacer;
 use crate::tc::shape::{Limit, Shape};
 
 /// How to reach a pod: one entry for each of its addresses.
-pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry> {
+pub(crate) fn pods(endpoint: &Endpoint, link: &Link, admission: &Admission<'_>) -> BTreeMap<Addr, PodEntry> {
+    let mut flags = admission.pod_flags(endpoint);
     // A shadow limit, too, must see what comes past netfilter.
-    let seen = endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some();
-    let limited = if seen { PodEntry::LIMITED } else { 0 };
-    let flags = if endpoint.toa_off { limited | PodEntry::NO_TOA } else { limited };
+    if endpoint.limits.to_workload.or(endpoint.shadow.to_workload).is_some() {
+        flags |= PodEntry::LIMITED;
+    }
+    if endpoint.toa_off {
+        flags |= PodEntry::NO_TOA;
+    }
     let entry = PodEntry {
         ifindex: link.index,
         mtu: link.mtu,
@@ -31,9 +37,10 @@ pub(crate) fn pods(endpoint: &Endpoint, link: &Link) -> BTreeMap<Addr, PodEntry>
 }
 
 /// What may leave a pod.
-pub(crate) fn veth(endpoint: &Endpoint, ifb: Option<u32>) -> Veth {
+pub(crate) fn veth(endpoint: &Endpoint, ifb: Option<u32>, admission: &Admission<'_>) -> Veth {
     let mac = endpoint::mac_of(endpoint);
-    let mut veth = Veth { pod_mac: mac, class: endpoint.class.unwrap_or(0), ..Veth::default() };
+    let flags = admission.veth_flags(endpoint);
+    let mut veth = Veth { pod_mac: mac, class: endpoint.class.unwrap_or(0), flags, ..Veth::default() };
     veth.queue = endpoint.limits.from_workload.and(ifb).unwrap_or(0);
     if endpoint.limits.from_workload.is_some() {
         veth.flags |= Veth::LIMITED;
@@ -110,9 +117,8 @@ pub(crate) fn shadows(endpoint: &Endpoint, links: Indices) -> BTreeMap<u32, Mark
 
 /// Ranges that a pod's limits do not count.
 pub(crate) fn exempt(endpoint: &Endpoint, veth: u32) -> BTreeMap<ExemptKey, u8> {
-    let key = |range: &ipnetwork::IpNetwork| {
-        Some((ExemptKey::new(veth, LpmKey::new(range.network(), range.prefix())?), 1))
-    };
+    let key =
+        |range: &IpNetwork| Some((ExemptKey::new(veth, LpmKey::new(range.network(), range.prefix())?), 1));
     endpoint.exempt.iter().filter_map(key).collect()
 }
 
@@ -166,12 +172,7 @@ pub(crate) fn lb_sources(
         let group = group_of(&key);
         let mut entry = LbSource { group, ..LbSource::default() };
         let mut narrowest = None;
-        let covers = |other: &ipnetwork::IpNetwork| {
-            other.is_ipv4() == prefix.is_ipv4()
-                && other.prefix() <= prefix.prefix()
-                && other.contains(prefix.network())
-        };
-        for (cidr, source) in prefixes().filter(|(cidr, _)| covers(cidr)) {
+        for (cidr, source) in prefixes().filter(|(cidr, _)| covers(cidr, &prefix)) {
             if source.bypass {
                 entry.flags |= LbSource::BYPASS;
                 entry.uplinks |= uplink_bits(source, links);
@@ -197,8 +198,13 @@ pub(crate) fn lb_sources(
     (sources, ports)
 }
 
+/// Whether all of `inner` is in `outer`.
+pub(super) fn covers(outer: &IpNetwork, inner: &IpNetwork) -> bool {
+    outer.is_ipv4() == inner.is_ipv4() && outer.prefix() <= inner.prefix() && outer.contains(inner.network())
+}
+
 /// A prefix's group number: stable, so that a new source renumbers no other.
-fn group_of(key: &LpmKey) -> u32 {
+pub(super) fn group_of(key: &LpmKey) -> u32 {
     let mut bytes = key.prefix_len.to_be_bytes().to_vec();
     bytes.extend(key.addr.0);
     let hash = endpoint::fnv1a(&bytes);
@@ -217,6 +223,7 @@ fn toa_format(format: desired::ToaFormat) -> ToaFormat {
 
 #[cfg(test)]
 mod tests {
+    use turnpike_ebpf_loader::abi::bypass::Admit;
     use turnpike_model::desired::{Protocol, ServicePort};
 
     use super::*;
@@ -329,6 +336,56 @@ mod tests {
         let exempting = Endpoint { exempt: ["10.0.0.0/8".parse().unwrap()].into(), ..pod() };
         let keys: Vec<_> = exempt(&exempting, 7).into_keys().collect();
         assert_eq!(keys.iter().map(|key| (key.prefix_len, key.link)).collect::<Vec<_>>(), [(32 + 96 + 8, 7)]);
-        assert_eq!(veth(&exempting, None).flags, Veth::EXEMPT);
+        let nothing = DesiredState::default();
+        let open = Admission::of(Some(&nothing));
+        assert_eq!(veth(&exempting, None, &open).flags, Veth::EXEMPT);
+    }
+
+    #[test]
+    fn a_pod_is_admitted_where_all_sources_that_cover_a_prefix_are_for_it() {
+        let named = |cidrs: &str, toa, namespaces: &[&str], except: &[&str]| desired::LbSource {
+            namespaces: namespaces.iter().map(ToString::to_string).collect(),
+            except_namespaces: except.iter().map(ToString::to_string).collect(),
+            ..source(cidrs, true, toa, &[])
+        };
+        let toa = Some(desired::ToaFormat::Toa254);
+        let state = DesiredState {
+            lb_sources: BTreeMap::from([
+                ("wide".to_owned(), named("10.9.0.0/16", toa, &[], &["bank"])),
+                ("narrow".to_owned(), named("10.9.1.0/24", None, &["web"], &[])),
+                ("six".to_owned(), named("fd00:9::/64", toa, &[], &[])),
+            ]),
+            ..DesiredState::default()
+        };
+        let group = |text: &str, length| group_of(&LpmKey::new(text.parse().unwrap(), length).unwrap());
+        let (wide, narrow) = (group("10.9.0.0", 16), group("10.9.1.0", 24));
+        let in_namespace = |namespace: &str| Endpoint {
+            addresses: vec!["10.244.0.1".parse().unwrap()],
+            namespace: namespace.to_owned(),
+            ..pod()
+        };
+        let admission = Admission::of(Some(&state));
+        let both = Admit::BYPASS | Admit::TOA;
+        for (namespace, in_wide, in_narrow) in
+            [("web", both, both), ("shop", both, Admit::TOA), ("bank", 0, 0), ("", 0, 0)]
+        {
+            let endpoint = in_namespace(namespace);
+            let entries = admission.entries(&endpoint);
+            let found: Vec<_> = entries.iter().map(|(key, what)| (key.group, *what)).collect();
+            let mut wanted = vec![(wide, in_wide), (narrow, in_narrow)];
+            wanted.sort_unstable();
+            let all = namespace == "web";
+            assert_eq!(found, if all { Vec::new() } else { wanted }, "{namespace}");
+            let flags = if all { (0, 0) } else { (PodEntry::SELECTIVE, Veth::SELECTIVE) };
+            assert_eq!((admission.pod_flags(&endpoint), admission.veth_flags(&endpoint)), flags);
+        }
+        let off = Endpoint { bypass_off: true, ..in_namespace("web") };
+        assert_eq!(
+            (admission.pod_flags(&off), admission.veth_flags(&off)),
+            (PodEntry::NO_BYPASS, Veth::NO_BYPASS)
+        );
+        let unknown = Admission::of(None);
+        assert_eq!(unknown.pod_flags(&in_namespace("web")), PodEntry::SELECTIVE);
+        assert!(unknown.entries(&in_namespace("web")).is_empty());
     }
 }

@@ -44,7 +44,7 @@ pub(crate) fn table(desired: &DesiredState) -> TableSpec {
     let mut table = TableSpec::default();
     let bypassing: Vec<&LbSource> = desired.lb_sources.values().filter(|source| source.bypass).collect();
     if !bypassing.is_empty() {
-        load_balancer(&mut table, &bypassing, &local_pods(desired));
+        load_balancer(&mut table, &bypassing, &local_pods(desired), &left_out(desired));
     }
     if !desired.masquerade.is_empty() {
         masquerade(&mut table, desired);
@@ -55,6 +55,20 @@ pub(crate) fn table(desired: &DesiredState) -> TableSpec {
 
 fn local_pods(desired: &DesiredState) -> BTreeSet<IpAddr> {
     desired.endpoints.values().flat_map(|endpoint| endpoint.addresses.iter().copied()).collect()
+}
+
+/// Pods that bypassing sources are not for, with these sources' prefixes.
+fn left_out(desired: &DesiredState) -> Vec<(BTreeSet<IpNetwork>, BTreeSet<IpNetwork>)> {
+    let pods_of = |source: &LbSource| -> BTreeSet<IpNetwork> {
+        let pods = desired.endpoints.values();
+        let out = pods.filter(|pod| pod.bypass_off || !source.is_for(&pod.namespace));
+        out.flat_map(|pod| pod.addresses.iter().map(|ip| IpNetwork::from(*ip))).collect()
+    };
+    let bypassing = desired.lb_sources.values().filter(|source| source.bypass);
+    bypassing
+        .map(|source| (pods_of(source), source.cidrs.clone()))
+        .filter(|(pods, _)| !pods.is_empty())
+        .collect()
 }
 
 /// Names and header offsets of one family.
@@ -71,6 +85,7 @@ pub(super) struct Layout {
     pods: &'static str,
     sources: &'static str,
     flows: &'static str,
+    left_out: &'static str,
     icmp_errors: &'static str,
     to_pod: &'static str,
     from_pod: &'static str,
@@ -99,6 +114,7 @@ const V4: Layout = Layout {
     pods: "pods4",
     sources: "lb_services4",
     flows: "pod_flows4",
+    left_out: "lb_left_out4",
     icmp_errors: "icmp_errors4",
     to_pod: "lb_to_pod4",
     from_pod: "lb_from_pod4",
@@ -119,6 +135,7 @@ const V6: Layout = Layout {
     pods: "pods6",
     sources: "lb_services6",
     flows: "pod_flows6",
+    left_out: "lb_left_out6",
     icmp_errors: "icmp_errors6",
     to_pod: "lb_to_pod6",
     from_pod: "lb_from_pod6",
@@ -190,6 +207,25 @@ impl Layout {
         steps
     }
 
+    /// The load balancer at one offset is not for the pod at the other.
+    fn is_left_out(&self, pod: u32, peer: u32) -> [Expr; 3] {
+        [
+            self.network(pod, A),
+            self.network(peer, Reg(A.0 + self.width())),
+            Expr::Lookup { reg: A, set: self.left_out, found: true },
+        ]
+    }
+
+    /// The same of the offending packet inside an ICMP error.
+    fn is_inner_left_out(&self, pod: u32, peer: u32) -> [Expr; 3] {
+        let length = self.address.length();
+        [
+            transport(pod, length, A),
+            transport(peer, length, Reg(A.0 + self.width())),
+            Expr::Lookup { reg: A, set: self.left_out, found: true },
+        ]
+    }
+
     fn is_inner_pod_flow(&self, pod: u32, pod_port: u32, peer: u32, peer_port: u32) -> [Expr; 5] {
         let (width, length) = (self.width(), self.address.length());
         [
@@ -235,12 +271,24 @@ pub(super) fn base(
     ChainSpec { name, base: Some(Base { hook, priority, kind }), rules }
 }
 
-fn load_balancer(table: &mut TableSpec, sources: &[&LbSource], pods: &BTreeSet<IpAddr>) {
+fn load_balancer(
+    table: &mut TableSpec,
+    sources: &[&LbSource],
+    pods: &BTreeSet<IpAddr>,
+    left_out: &[(BTreeSet<IpNetwork>, BTreeSet<IpNetwork>)],
+) {
     let (mut dispatch, mut forward) = (Vec::new(), Vec::new());
     for layout in &LAYOUTS {
         table.sets.extend(load_balancer_sets(layout, sources, pods));
-        table.chains.push(to_pod_chain(layout));
-        table.chains.push(from_pod_chain(layout));
+        let pairs = ranges::pairs(layout.family, left_out);
+        let selective = !pairs.is_empty();
+        if selective {
+            let fields = vec![layout.address, layout.address];
+            let kind = SetKind::ConcatRanges;
+            table.sets.push(SetSpec { name: layout.left_out, kind, fields, elements: pairs });
+        }
+        table.chains.push(to_pod_chain(layout, selective));
+        table.chains.push(from_pod_chain(layout, selective));
         let label = layout.label;
         for (purpose, offset, chain) in [
             (format!("{label} to local pods"), layout.destination, layout.to_pod),
@@ -282,15 +330,31 @@ fn load_balancer_sets(layout: &Layout, sources: &[&LbSource], pods: &BTreeSet<Ip
     ]
 }
 
-fn to_pod_chain(layout: &Layout) -> ChainSpec {
+fn to_pod_chain(layout: &Layout, selective: bool) -> ChainSpec {
     let (source, destination, inner) = (layout.source, layout.destination, &layout.inner);
     let flow = layout.load_flow(destination, 2, source, 0);
     let known = [Expr::Lookup { reg: A, set: layout.flows, found: true }, Expr::Return];
     let inner_flow =
         layout.is_inner_pod_flow(inner.source, inner.source_port, inner.destination, inner.destination_port);
     let inner_service = layout.is_inner_service(inner.destination, inner.source_port);
-    let rules = vec![
-        rule("answers to a pod's own connection stay tracked", &[&is_tcp(), &flow, &known]),
+    let mut rules = vec![rule("answers to a pod's own connection stay tracked", &[&is_tcp(), &flow, &known])];
+    if selective {
+        rules.extend([
+            rule(
+                "load balancer that is not for the pod",
+                &[&layout.is_left_out(destination, source), &[Expr::Return]],
+            ),
+            rule(
+                "ICMP error about pod to a load balancer that is not for it",
+                &[
+                    &inner_service,
+                    &layout.is_inner_left_out(inner.source, inner.destination),
+                    &[Expr::Return],
+                ],
+            ),
+        ]);
+    }
+    rules.extend([
         rule(
             "load balancer to pod",
             &[&layout.is_service(source, 2), &[Expr::Counter, Expr::Notrack, Expr::Return]],
@@ -303,11 +367,11 @@ fn to_pod_chain(layout: &Layout) -> ChainSpec {
             "ICMP error about pod to load balancer",
             &[&inner_service, &[Expr::Counter, Expr::Notrack, Expr::Return]],
         ),
-    ];
+    ]);
     ChainSpec { name: layout.to_pod, base: None, rules }
 }
 
-fn from_pod_chain(layout: &Layout) -> ChainSpec {
+fn from_pod_chain(layout: &Layout, selective: bool) -> ChainSpec {
     let (source, destination, inner) = (layout.source, layout.destination, &layout.inner);
     let flow = layout.load_flow(source, 0, destination, 2);
     let known = [Expr::Lookup { reg: A, set: layout.flows, found: true }];
@@ -316,12 +380,30 @@ fn from_pod_chain(layout: &Layout) -> ChainSpec {
     let inner_flow =
         layout.is_inner_pod_flow(inner.destination, inner.destination_port, inner.source, inner.source_port);
     let inner_service = layout.is_inner_service(inner.source, inner.destination_port);
-    let rules = vec![
+    let mut rules = vec![
         rule(
             "pod opens a connection to a load balancer",
             &[&is_opening(), &service, &flow, &remember, &[Expr::Counter, Expr::Return]],
         ),
         rule("a pod's own connection stays tracked", &[&is_tcp(), &flow, &known, &remember, &[Expr::Return]]),
+    ];
+    if selective {
+        rules.extend([
+            rule(
+                "pod to a load balancer that is not for it",
+                &[&layout.is_left_out(source, destination), &[Expr::Return]],
+            ),
+            rule(
+                "ICMP error about a load balancer that is not for the pod",
+                &[
+                    &inner_service,
+                    &layout.is_inner_left_out(inner.destination, inner.source),
+                    &[Expr::Return],
+                ],
+            ),
+        ]);
+    }
+    rules.extend([
         rule("pod to load balancer", &[&service, &[Expr::Counter, Expr::Notrack, Expr::Return]]),
         rule(
             "ICMP error about a pod's own connection stays tracked",
@@ -331,7 +413,7 @@ fn from_pod_chain(layout: &Layout) -> ChainSpec {
             "ICMP error about load balancer to pod",
             &[&inner_service, &[Expr::Counter, Expr::Notrack, Expr::Return]],
         ),
-    ];
+    ]);
     ChainSpec { name: layout.from_pod, base: None, rules }
 }
 

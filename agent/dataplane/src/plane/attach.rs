@@ -135,7 +135,7 @@ impl Dataplane {
         let ifbs = self.limit(endpoint, &link, &qdiscs, may_have_ifb)?;
         let links = std::iter::once(&link).chain(ifbs.iter());
         self.indices.extend(links.map(|link| (link.name.as_str().into(), link.index)));
-        let mut problems = self.bpf.attach(endpoint, &link, &ifbs);
+        let mut problems = self.bpf.attach(endpoint, &link, &ifbs, self.desired.as_ref());
         problems.extend(self.register(endpoint)?);
         self.routes.add(&endpoint.addresses, link.index)?;
         Ok(AttachReport {
