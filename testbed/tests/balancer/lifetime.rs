@@ -93,3 +93,77 @@ fn a_pod_may_opt_out_and_a_source_that_is_removed_drains() -> Result<()> {
     drop((established, director, on, off));
     lab.finish()
 }
+
+/// Leaves one namespace out.
+const NOT_FOR_BANK: &str = "\
+apiVersion: turnpike.io/v1alpha1
+kind: LoadBalancerSource
+metadata: {name: lvs}
+spec: {cidrs: [10.9.1.0/24, 'fd00:9:1::/64'], bypass: true, toa: Toa254, exceptNamespaces: [bank]}
+";
+
+/// Verifies: what a pod with `turnpike.io/lb-bypass: "off"` exchanges with directors is tracked, and its server sees
+/// clients all the same; a pod of a namespace that the source is not for is tracked and sees the director; the tools
+/// say so; that changes with the resource, and established connections go on.
+#[test]
+fn pods_are_left_out_of_the_bypass_by_annotation_and_by_namespace() -> Result<()> {
+    let lab = Lab::new("lb-left-out")?;
+    let rig = Rig::new(&lab, NOT_FOR_BANK)?;
+    let on = rig.turnpike.run_pod(PodSpec::nginx("on"))?;
+    let off = rig.turnpike.run_pod(PodSpec::nginx("off").annotation("turnpike.io/lb-bypass", "off"))?;
+    let bank = rig.turnpike.run_pod(PodSpec::nginx("bank").namespace("bank"))?;
+    let director = rig.direct(&[(&on, 80), (&off, 81), (&bank, 82)])?;
+    let mut established = Vec::new();
+    for (vip, local) in VIP.iter().zip(LOCAL) {
+        for (port, sees_client) in [(80, true), (81, true), (82, false)] {
+            let (own, body) = poll_result(DEADLINE, "nginx to answer", || ask(&rig.client, vip, port))?;
+            let shown = body.split_whitespace().next().and_then(address).context("an address")?;
+            let wanted = if sees_client { own.ip() } else { local.parse()? };
+            assert_eq!(shown, wanted, "port {port} of {vip}");
+            let mut connection = KeptAlive::open(&rig.client, vip, port)?;
+            let first = connection.ask()?;
+            established.push((connection, first));
+        }
+    }
+    let tracked_of = |pod: &turnpike_testbed::Pod| -> Result<[bool; 2]> {
+        let list = |family: &str| rig.turnpike.node().text(&["conntrack", "-L", "-f", family]);
+        let has = |text: &str, ip: std::net::IpAddr| text.contains(&format!("={ip} "));
+        Ok([has(&list("ipv4")?, pod.ipv4()?), has(&list("ipv6")?, pod.ipv6()?)])
+    };
+    assert_eq!(tracked_of(&on)?, [false, false]);
+    assert_eq!(tracked_of(&off)?, [true, true]);
+    assert_eq!(tracked_of(&bank)?, [true, true]);
+    let flows = rig.turnpike(&["lb", "flows"])?;
+    for source in flows["sources"].as_array().context("sources")? {
+        for direction in ["to_pods", "from_pods"] {
+            let reasons = source[direction]["fell_back"].as_array().context("reasons")?;
+            assert!(reasons.iter().any(|one| one["reason"] == "pod_excluded"), "{source:#}");
+        }
+    }
+    for (pod, words) in [("off", "turnpike.io/lb-bypass"), ("bank/bank", "not for namespace `bank`")] {
+        let why = rig.turnpike(&["why", pod])?;
+        let facts = why["facts"].as_array().context("facts")?;
+        assert!(
+            facts.iter().any(|fact| fact["text"].as_str().is_some_and(|text| text.contains(words))),
+            "{why:#}"
+        );
+    }
+    let check = rig.turnpike(&["toa", "check", "bank/bank"])?;
+    assert!(check["findings"].to_string().contains("exceptNamespaces"), "{check:#}");
+    assert!(check["counters"]["opted_out"].as_u64() >= Some(2), "{check:#}");
+
+    // The other way round: what was tracked bypasses, what bypassed is tracked, and nothing breaks.
+    let turned = NOT_FOR_BANK.replace("exceptNamespaces", "namespaces");
+    rig.turnpike.set_resource("balancer.yaml", &turned)?;
+    poll_result(DEADLINE, "the bank to bypass, and nobody else", || {
+        rig.turnpike.node().run(&["conntrack", "-F"])?;
+        for (connection, first) in &mut established {
+            ensure!(connection.ask()? == *first, "an established connection goes on and keeps its client");
+        }
+        ensure!(tracked_of(&bank)? == [false, false], "the bank is still tracked");
+        ensure!(tracked_of(&on)? == [true, true], "the others still bypass");
+        Ok(())
+    })?;
+    drop((established, director, on, off, bank));
+    lab.finish()
+}
