@@ -80,9 +80,7 @@ pub fn node_state<'a>(
     let mut lived_in: BTreeSet<Block> = BTreeSet::new();
     for pod in pods {
         endpoints.insert(pod.id.clone(), pod.endpoint(&grants, tree.as_ref()));
-        issues.extend(tree.as_ref().and_then(|tree| pod.refused_class(tree)));
-        issues.extend(pod.refused_ranges(&grants));
-        issues.extend(pod.refused_rates(&grants));
+        issues.extend(pod.issues(&grants, tree.as_ref()));
         lived_in.extend(pod.blocks.iter().cloned());
     }
     let mut blocks = own_blocks(resources, node, &endpoints, &mut issues);
@@ -165,6 +163,17 @@ impl LocalPod {
     #[must_use]
     pub fn endpoint_on(&self, resources: &Resources, node: &Node) -> Endpoint {
         self.endpoint(&Grants::of(resources, node), node_tree(resources, node).as_ref())
+    }
+
+    /// What the pod asks for in vain, of `resources` on `node`.
+    #[must_use]
+    pub fn issues_on(&self, resources: &Resources, node: &Node) -> Vec<Issue> {
+        self.issues(&Grants::of(resources, node), node_tree(resources, node).as_ref())
+    }
+
+    fn issues(&self, grants: &Grants<'_>, tree: Option<&NodeTree>) -> Vec<Issue> {
+        let class = tree.and_then(|tree| self.refused_class(tree));
+        class.into_iter().chain(self.refused_ranges(grants)).chain(self.refused_rates(grants)).collect()
     }
 
     /// Ranges that the pod asks to exempt and may not, not as a whole.

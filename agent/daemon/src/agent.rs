@@ -156,6 +156,20 @@ impl Agent {
         self.bgp_wake.notify_one();
     }
 
+    /// True where the desired state of the node, or what people are told of it, depends on this pod for more than its link.
+    /// Other pods come and go without an apply: ADD and DEL have done all that an apply would do.
+    pub(crate) fn stands_out(&self, record: &PodRecord) -> bool {
+        let by_itself = self.books().stands_out(record);
+        by_itself || self.health().has_problem_with(&record.host_link)
+    }
+
+    /// A pod is off the network: what is left is its links.
+    pub(crate) fn pod_cut_off(&self) {
+        if let Some(plane) = self.plane.get() {
+            plane.request_sweep();
+        }
+    }
+
     /// Resolves when bgpd's part may have changed.
     pub(crate) async fn bgp_changed(&self) {
         self.bgp_wake.notified().await;
@@ -285,6 +299,12 @@ impl Health {
             .collect()
     }
 
+    /// True while something is said of this link, or of an ifb of it: those have eleven of its twelve digits.
+    fn has_problem_with(&self, link: &str) -> bool {
+        let digits = link.get(3..14).unwrap_or(link);
+        self.problems.keys().any(|(subject, message)| subject.contains(digits) || message.contains(digits))
+    }
+
     fn set_problems(&mut self, problems: Vec<Problem>, now: Time) {
         let mut standing = BTreeMap::new();
         for problem in problems {
@@ -348,6 +368,7 @@ impl Owner for Agent {
         }
         health.last_apply = Some(took);
         drop(health);
+        self.metrics.applied();
         if first {
             self.bgp_wake.notify_one();
         }

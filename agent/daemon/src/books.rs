@@ -288,6 +288,14 @@ impl Books {
         local_pod(record).endpoint_on(&self.resources, &self.node)
     }
 
+    /// True where more hangs on a pod than its own link: it asks for something in vain, which people are told, or a block
+    /// may be there for its sake alone.
+    pub(crate) fn stands_out(&self, record: &PodRecord) -> bool {
+        let plan = self.ipam.plan();
+        record.addresses().iter().any(|address| plan.block_of(*address).is_none())
+            || !local_pod(record).issues_on(&self.resources, &self.node).is_empty()
+    }
+
     /// This node's block around an address, whatever the state of its pool.
     pub(crate) fn block_of(&self, address: IpAddr) -> Option<Block> {
         let own = self

@@ -53,6 +53,7 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabel, Histogram>,
     gates: Family<GateLabels, Counter>,
+    applies: Counter,
 }
 
 impl Default for Metrics {
@@ -61,6 +62,7 @@ impl Default for Metrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             gates: Family::default(),
+            applies: Counter::default(),
         }
     }
 }
@@ -76,6 +78,11 @@ impl Metrics {
     /// Counts an ADD at a gate.
     pub(crate) fn gate(&self, gate: &'static str, outcome: &'static str) {
         self.gates.get_or_create(&GateLabels { gate, outcome }).inc();
+    }
+
+    /// Counts a comparison of the whole node with its desired state.
+    pub(crate) fn applied(&self) {
+        self.applies.inc();
     }
 
     /// Requests so far by `VERB result`.
@@ -191,6 +198,8 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         agent.metrics.durations.clone(),
     );
     registry.register("turnpike_gates", "ADDs at gates by outcome", agent.metrics.gates.clone());
+    let applies = agent.metrics.applies.clone();
+    registry.register("turnpike_applies", "Comparisons of the whole node with its desired state", applies);
     registry.register_collector(Box::new(Present(Arc::clone(&agent))));
     registry.register_collector(Box::new(crate::bandwidth::Metrics(Arc::clone(&agent))));
     registry.register_collector(Box::new(datapath::Datapath(Arc::clone(&agent))));

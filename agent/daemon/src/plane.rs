@@ -2,16 +2,22 @@
 //!
 //! Jobs (attach, check, detach) run in the order in which they come. An apply is only asked for; it runs when no job
 //! waits, or when it has waited long enough, with the desired state as it is then: never with an older one, which
-//! would take a newer pod's link for a leftover.
+//! would take a newer pod's link for a leftover. What the watch is concerned about is looked into in its turn, too, so
+//! that it is never judged in the middle of an attachment.
+//!
+//! A pod that comes or goes asks for no apply: its own job has done all, but for the links of those that went, which are
+//! swept together.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use turnpike_dataplane::{Dataplane, DataplaneConfig, DataplaneError, NodeFacts, Problem, Watch};
+use turnpike_dataplane::{
+    Concern, Dataplane, DataplaneConfig, DataplaneError, NodeFacts, OwnPorts, Problem, Watch,
+};
 use turnpike_model::desired::DesiredState;
 
-/// Applies are this far apart while changes keep coming.
+/// Applies, and sweeps, are this far apart while changes keep coming.
 const THROTTLE: Duration = Duration::from_millis(200);
 /// An apply asked for waits no longer than this, however many jobs come.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -28,8 +34,18 @@ pub(crate) trait Owner: Send + Sync {
 
 enum Message {
     Job(Box<dyn FnOnce(&mut Dataplane) + Send>),
+    Look(Concern),
+    Sweep,
     Apply,
     Stop,
+}
+
+/// What is to be done when there is time for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Nothing,
+    Sweep,
+    Apply,
 }
 
 /// The thread's handle; clones talk to the same thread.
@@ -56,31 +72,30 @@ impl Plane {
             match Dataplane::new(config) {
                 Ok(mut dataplane) => {
                     apply(&mut dataplane, owner.as_ref());
-                    if opened.send(Ok(())).is_ok() {
+                    if opened.send(Ok(dataplane.own_ports())).is_ok() {
                         serve(&mut dataplane, &receiver, owner.as_ref());
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
             }
         })?;
-        open_result.recv()??;
+        let own = open_result.recv()??;
         let plane = Self { sender };
-        plane.mend_what_others_break(&watched)?;
+        plane.mend_what_others_break(&watched, own)?;
         Ok((plane, thread))
     }
 
-    /// Asks for an apply whenever something of ours is taken away. The thread ends with the process.
-    fn mend_what_others_break(&self, config: &DataplaneConfig) -> anyhow::Result<()> {
-        let mut watch = Watch::open(config)?;
+    /// Asks for a look whenever something of ours may have been taken away. The thread ends with the process.
+    fn mend_what_others_break(&self, config: &DataplaneConfig, own: OwnPorts) -> anyhow::Result<()> {
+        let mut watch = Watch::open(config, own)?;
         let plane = self.clone();
         std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
             loop {
                 match watch.wait(RESYNC) {
-                    Ok(Some(what)) => {
-                        tracing::debug!(what, "the kernel has changed");
-                        plane.request_apply();
-                    }
-                    Ok(None) => {}
+                    // When the thread is gone the agent is about to end.
+                    Ok(concerns) => concerns.into_iter().for_each(|concern| {
+                        let _ = plane.sender.send(Message::Look(concern));
+                    }),
                     Err(error) => {
                         tracing::warn!(%error, "changes by others are mended every {RESYNC:?} only");
                         return;
@@ -122,6 +137,12 @@ impl Plane {
         let _ = self.sender.send(Message::Apply);
     }
 
+    /// Has what cut-off pods left deleted soon.
+    pub(crate) fn request_sweep(&self) {
+        // As for an apply.
+        let _ = self.sender.send(Message::Sweep);
+    }
+
     /// Ends the thread once the jobs before this are done. What is in the kernel stays.
     pub(crate) fn stop(&self) {
         let _ = self.sender.send(Message::Stop);
@@ -129,27 +150,60 @@ impl Plane {
 }
 
 fn serve(dataplane: &mut Dataplane, receiver: &Receiver<Message>, owner: &dyn Owner) {
-    let mut last = Instant::now();
-    let mut dirty = false;
+    let mut agenda = Agenda { due: Due::Nothing, last: Instant::now(), applied: Instant::now() };
     loop {
-        let wait = if dirty { THROTTLE } else { RESYNC };
-        match receiver.recv_timeout(wait.saturating_sub(last.elapsed())) {
+        let wait = match agenda.due {
+            Due::Nothing => RESYNC.saturating_sub(agenda.applied.elapsed()),
+            Due::Sweep | Due::Apply => THROTTLE.saturating_sub(agenda.last.elapsed()),
+        };
+        match receiver.recv_timeout(wait) {
             Ok(Message::Job(job)) => {
                 job(dataplane);
-                if !(dirty && last.elapsed() > PATIENCE) {
-                    continue;
+                agenda.carry_out_if_late(dataplane, owner);
+            }
+            Ok(Message::Look(concern)) => {
+                if let Some(what) = dataplane.must_mend(&concern) {
+                    tracing::debug!(what, "the kernel has changed");
+                    agenda.due = Due::Apply;
                 }
+                agenda.carry_out_if_late(dataplane, owner);
             }
-            Ok(Message::Apply) => {
-                dirty = true;
-                continue;
-            }
+            Ok(Message::Sweep) => agenda.due = agenda.due.max(Due::Sweep),
+            Ok(Message::Apply) => agenda.due = Due::Apply,
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => agenda.carry_out(dataplane, owner),
         }
-        dirty = false;
-        apply(dataplane, owner);
-        last = Instant::now();
+    }
+}
+
+/// When what is due is done.
+struct Agenda {
+    due: Due,
+    /// When something was carried out last.
+    last: Instant,
+    /// When that was an apply.
+    applied: Instant,
+}
+
+impl Agenda {
+    /// Jobs keep coming: what is due waits for them no longer than it may.
+    fn carry_out_if_late(&mut self, dataplane: &mut Dataplane, owner: &dyn Owner) {
+        if self.due != Due::Nothing && self.last.elapsed() > PATIENCE {
+            self.carry_out(dataplane, owner);
+        }
+    }
+
+    /// Where nothing is due it is time for a comparison.
+    fn carry_out(&mut self, dataplane: &mut Dataplane, owner: &dyn Owner) {
+        if self.due == Due::Sweep && self.applied.elapsed() < RESYNC {
+            // Where a sweep fails an apply tries again, and says what is in the way.
+            self.due = if dataplane.sweep().is_ok() { Due::Nothing } else { Due::Apply };
+        } else {
+            apply(dataplane, owner);
+            self.due = Due::Nothing;
+            self.applied = Instant::now();
+        }
+        self.last = Instant::now();
     }
 }
 

@@ -48,4 +48,4 @@ pub use tc::leaf::LeafQueue;
 pub use tc::pacer::Pacer;
 /// Counters and records of the eBPF programs, as they are in the kernel.
 pub use turnpike_ebpf_loader::abi::{LbPath, LbStats, Tally, ToaEvent, ToaFormat, ToaOutcome, ToaTally};
-pub use watch::Watch;
+pub use watch::{Concern, OwnPorts, Watch};

@@ -75,6 +75,7 @@ pub(crate) struct Reply {
 #[derive(Debug)]
 pub(crate) struct Netlink {
     socket: Socket,
+    port: u32,
     sequence: u32,
     /// The datagram that was received last.
     datagram: Vec<u8>,
@@ -84,12 +85,17 @@ impl Netlink {
     /// Opens a socket of the given netlink family (`libc::NETLINK_ROUTE`…).
     pub(crate) fn open(family: i32) -> io::Result<Self> {
         let mut socket = Socket::new(isize::try_from(family).unwrap_or_default())?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.set_cap_ack(true)?;
         socket.set_ext_ack(true)?;
         enlarge(&socket);
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0, datagram: vec![0; DATAGRAM] })
+        Ok(Self { socket, port, sequence: 0, datagram: vec![0; DATAGRAM] })
+    }
+
+    /// The port number that the kernel puts on notifications of what this socket asked for.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -304,6 +310,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
+    /// In a notification: of the socket whose request it is about; 0 where the kernel does not say.
+    pub(crate) port: u32,
     /// Behind the netlink header.
     pub(crate) body: &'a [u8],
 }
@@ -327,6 +335,7 @@ pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>>
             kind: attr::u16_at(datagram, 4)?,
             flags: attr::u16_at(datagram, 6)?,
             sequence: attr::u32_at(datagram, 8)?,
+            port: attr::u32_at(datagram, 12)?,
             body: datagram.get(HEADER_LEN..length)?,
         };
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();

@@ -69,6 +69,11 @@ impl Nftables {
         Ok(Self { netlink, table: table.to_owned() })
     }
 
+    /// What the kernel calls the socket that writes.
+    pub(crate) fn port(&self) -> u32 {
+        self.netlink.port()
+    }
+
     /// Brings the table to what `desired` asks for; answers whether anything was written.
     pub(crate) fn apply(&mut self, desired: &DesiredState) -> Result<bool, DataplaneError> {
         self.reconcile(&rules::table(desired))

@@ -7,6 +7,7 @@ mod detach;
 mod trace;
 mod tree;
 mod usage;
+mod watched;
 
 pub use trace::{TracePacket, TraceRoute, TraceTransport, TraceVerdict};
 pub use usage::{ClassUsage, HOST_CLASS, PodUsage, QueueUsage, ShadowUsage, UplinkUsage, UsageSample};
@@ -54,7 +55,7 @@ pub struct Dataplane {
     memory: Memory,
     /// Pods that are off the network and whose links have not been deleted yet.
     cut_off: Vec<detach::CutOff>,
-    /// Indices of links of ours by name, as they were seen last.
+    /// Indices of pods' links by name, as they were seen last: without those that were cut off or removed since.
     indices: BTreeMap<Arc<str>, u32>,
     /// The node's default routes, unless they may have changed.
     defaults: Option<Vec<KernelRoute>>,
@@ -168,6 +169,14 @@ impl Dataplane {
     /// The pod may still be on the network.
     pub fn cut_off(&mut self, host_link: &str) -> Result<(), DataplaneError> {
         self.cut_off_link(host_link)
+    }
+
+    /// Deletes what pods that were cut off have left; answers whether there was anything.
+    ///
+    /// # Errors
+    /// A link is still there; [`Self::apply`] tries again.
+    pub fn sweep(&mut self) -> Result<bool, DataplaneError> {
+        self.sweep_links()
     }
 
     /// Brings the node to `desired`, writing only differences, and answers with what could not be done.

@@ -30,6 +30,11 @@ impl HostRoutes {
         Ok(Self { routes, swept: false })
     }
 
+    /// What the kernel calls the socket that writes.
+    pub(crate) fn port(&self) -> u32 {
+        self.routes.port()
+    }
+
     /// Brings routes to exactly the desired ones; answers with those that the kernel refused.
     pub(crate) fn apply(
         &mut self,

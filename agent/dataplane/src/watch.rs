@@ -1,7 +1,10 @@
 //! Notices when somebody else takes away what is ours: networkd deleting routes, an operator's `nft flush ruleset`,
 //! a tool that resets MAC addresses. The answer to each is another [`crate::Dataplane::apply`].
 //!
-//! It cannot tell our own doing from others', and need not: an apply with nothing to mend writes nothing.
+//! Pods come and go all the time, and none of that asks for an apply. Most messages carry the port number of the socket
+//! that asked for the change: ours are left out. Those about links do not (before Linux 6.2), nor does what goes along with
+//! a link that is deleted: such a message is not judged but handed on as a [`Concern`], which [`crate::Dataplane::must_mend`]
+//! answers by what is there when no attachment is under way. So what others do to a link while we make it is not missed.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -12,8 +15,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::endpoint::{GATEWAY_V6, HOST_MAC, LINK_PREFIX};
 use crate::links::Link;
-use crate::netlink::{Netlink, attr, enlarge, messages};
-use crate::{DataplaneConfig, DataplaneError, links, nft, tc};
+use crate::netlink::{Message, attr, enlarge, messages};
+use crate::{DataplaneConfig, DataplaneError, nft, tc};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -27,10 +30,35 @@ const NLMSG_OVERRUN: u16 = 4;
 const NEIGHBOUR_HEADER: usize = 12;
 /// First bytes of fe80::/64.
 const LINK_LOCAL: [u8; 2] = [0xfe, 0x80];
+/// First byte of ff00::/8.
+const MULTICAST_V6: u8 = 0xff;
 /// `RTNLGRP_…`: links, neighbours, traffic control, addresses and routes of both families.
 const ROUTE_GROUPS: [u32; 7] = [1, 3, 4, 5, 7, 9, 11];
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUP: u32 = 7;
+
+/// Port numbers of the sockets that a [`crate::Dataplane`] writes with.
+#[derive(Debug, Clone, Default)]
+pub struct OwnPorts {
+    pub(crate) route: BTreeSet<u32>,
+    pub(crate) nftables: u32,
+}
+
+/// What a message of the kernel may mean.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Concern {
+    /// Others took something away that they have no business with.
+    Taken(String),
+    /// A link with a name of ours went, or is not as a pod's is: by others, or because we are making or removing it.
+    Link(String),
+    /// Something on a link went, by others or along with the link.
+    OnLink {
+        /// Interface index.
+        link: u32,
+        /// For people.
+        what: &'static str,
+    },
+}
 
 /// A subscription to the kernel's messages about links, routes, traffic control and nftables.
 #[derive(Debug)]
@@ -39,16 +67,15 @@ pub struct Watch {
     nftables: Socket,
     protocol: u8,
     table: String,
-    /// Indices of links of ours, from the kernel's messages.
-    links: BTreeSet<u32>,
+    own: OwnPorts,
 }
 
 impl Watch {
-    /// Subscribes in the network namespace of the calling thread.
+    /// Subscribes in the network namespace of the calling thread. `own` are the ports of the data plane there.
     ///
     /// # Errors
     /// Netlink cannot be used.
-    pub fn open(config: &DataplaneConfig) -> Result<Self, DataplaneError> {
+    pub fn open(config: &DataplaneConfig, own: OwnPorts) -> Result<Self, DataplaneError> {
         let subscribe = |family: i32, groups: &[u32]| {
             let mut socket = Socket::new(isize::try_from(family).unwrap_or_default())?;
             socket.bind(&SocketAddr::new(0, 0))?;
@@ -61,55 +88,48 @@ impl Watch {
         };
         let failed =
             |source| DataplaneError::Netlink { what: "watch the kernel's changes".to_owned(), source };
-        let route = subscribe(libc::NETLINK_ROUTE, &ROUTE_GROUPS).map_err(failed)?;
-        let mut netlink = Netlink::open(libc::NETLINK_ROUTE).map_err(failed)?;
-        let links = links::all(&mut netlink).map_err(|refusal| refusal.doing("list links"))?;
-        let ours = links.values().filter(|link| link.name.starts_with(LINK_PREFIX));
         Ok(Self {
-            route,
-            links: ours.map(|link| link.index).collect(),
+            route: subscribe(libc::NETLINK_ROUTE, &ROUTE_GROUPS).map_err(failed)?,
             nftables: subscribe(libc::NETLINK_NETFILTER, &[NFTABLES_GROUP]).map_err(failed)?,
             protocol: config.route_protocol,
             table: config.nft_table.clone(),
+            own,
         })
     }
 
-    /// Waits until something of ours was taken away or changed, and says what; `None` when `timeout` passes first.
+    /// Waits until something of ours may have been taken away or changed, and says what; nothing when `timeout` passes
+    /// first.
     ///
     /// # Errors
     /// The sockets cannot be read.
-    pub fn wait(&mut self, timeout: Duration) -> Result<Option<String>, DataplaneError> {
+    pub fn wait(&mut self, timeout: Duration) -> Result<BTreeSet<Concern>, DataplaneError> {
         let deadline = std::time::Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut fds = [readable(&self.route), readable(&self.nftables)];
             match poll(&mut fds, left) {
-                Ok(0) => return Ok(None),
+                Ok(0) => return Ok(BTreeSet::new()),
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(self.failed(errno.into())),
             }
-            if let Some(what) = self.read()? {
-                return Ok(Some(what));
+            let concerns = self.read()?;
+            if !concerns.is_empty() {
+                return Ok(concerns);
             }
         }
     }
 
-    /// Reads all that is there; the first change that concerns us.
-    fn read(&mut self) -> Result<Option<String>, DataplaneError> {
-        let mut found = None;
+    /// Reads all that is there; each concern once.
+    fn read(&self) -> Result<BTreeSet<Concern>, DataplaneError> {
+        let mut concerns = BTreeSet::new();
         for datagram in self.receive(|watch| &watch.route)? {
-            for message in messages(&datagram) {
-                let concern = self.route_concern(message.kind, message.body);
-                found = found.or(concern);
-            }
+            concerns.extend(messages(&datagram).filter_map(|message| self.route_concern(&message)));
         }
         for datagram in self.receive(|watch| &watch.nftables)? {
-            let concern =
-                messages(&datagram).find_map(|message| self.nftables_concern(message.kind, message.body));
-            found = found.or(concern);
+            concerns.extend(messages(&datagram).filter_map(|message| self.nftables_concern(&message)));
         }
-        Ok(found)
+        Ok(concerns)
     }
 
     /// All datagrams that wait. After an overrun, what was lost is unknown: a made-up message says so.
@@ -125,56 +145,68 @@ impl Watch {
         }
     }
 
-    fn route_concern(&mut self, kind: u16, body: &[u8]) -> Option<String> {
-        match kind {
-            NLMSG_OVERRUN => Some("more changes than could be followed".to_owned()),
+    fn route_concern(&self, message: &Message<'_>) -> Option<Concern> {
+        let body = message.body;
+        match message.kind {
+            NLMSG_OVERRUN => Some(lost()),
             RTM_NEWLINK | RTM_DELLINK => {
                 let link = Link::parse(body).filter(|link| link.name.starts_with(LINK_PREFIX))?;
-                let (name, gone) = (&link.name, kind == RTM_DELLINK);
-                if gone {
-                    self.links.remove(&link.index);
-                } else {
-                    self.links.insert(link.index);
-                }
-                let changed = link.is_kind("veth") && (!link.up || link.mac != Some(HOST_MAC));
-                (gone || changed).then(|| format!("link {name} {}", if gone { "went" } else { "changed" }))
+                let gone = message.kind == RTM_DELLINK;
+                (gone || !is_in_order(&link)).then_some(Concern::Link(link.name))
             }
+            _ if self.own.route.contains(&message.port) => None,
             RTM_DELADDR => {
                 let gateway = attr::find(body.get(8..)?, 1)? == GATEWAY_V6.octets();
-                gateway.then(|| format!("address {GATEWAY_V6} went"))
+                gateway.then_some(on(attr::u32_at(body, 4)?, "the gateway's address"))
             }
             RTM_DELROUTE => {
                 let protocol = *body.get(5)?;
-                (protocol == self.protocol).then(|| "a route of ours went".to_owned())
+                (protocol == self.protocol).then(|| Concern::Taken("a route of ours".to_owned()))
             }
             RTM_DELNEIGH => {
-                // Entries of pods' addresses on pods' links are ours; a link-local one is what ND learned.
-                let ours = self.links.contains(&attr::u32_at(body, 4)?);
+                // Entries of pods' addresses on pods' links are ours; what ND learned is not, nor are groups.
                 let destination = attr::find(body.get(NEIGHBOUR_HEADER..)?, 1)?;
-                (ours && !destination.starts_with(&LINK_LOCAL))
-                    .then(|| "a neighbour entry of ours went".to_owned())
+                let theirs = destination.starts_with(&LINK_LOCAL) || destination.starts_with(&[MULTICAST_V6]);
+                (!theirs).then_some(on(attr::u32_at(body, 4)?, "a neighbour entry"))
             }
-            RTM_DELQDISC => {
-                let filters = tc::clsact_of(body).is_some_and(|link| self.links.contains(&link));
-                (filters || tc::is_our_qdisc(body))
-                    .then(|| "a limit or the filters of a link went".to_owned())
+            RTM_DELQDISC => match tc::clsact_of(body) {
+                Some(link) => Some(on(link, "the filters")),
+                None => tc::is_our_qdisc(body).then(|| Concern::Taken("a limit or a tree".to_owned())),
+            },
+            RTM_DELTFILTER => {
+                tc::is_our_filter(body).then_some(on(attr::u32_at(body, 4)?, "a filter of ours"))
             }
-            RTM_DELTFILTER => tc::is_our_filter(body).then(|| "a filter of ours went".to_owned()),
             _ => None,
         }
     }
 
-    fn nftables_concern(&self, kind: u16, body: &[u8]) -> Option<String> {
-        if kind == NLMSG_OVERRUN {
-            return Some("more changes than could be followed".to_owned());
+    fn nftables_concern(&self, message: &Message<'_>) -> Option<Concern> {
+        if message.kind == NLMSG_OVERRUN {
+            return Some(lost());
         }
-        let table = nft::removed_from(kind, body)?;
-        (table == self.table).then(|| format!("something went from nftables table {table}"))
+        if message.port == self.own.nftables {
+            return None;
+        }
+        let table = nft::removed_from(message.kind, message.body)?;
+        (table == self.table).then(|| Concern::Taken(format!("something of nftables table {table}")))
     }
 
     fn failed(&self, source: std::io::Error) -> DataplaneError {
         DataplaneError::Netlink { what: format!("follow changes of table {}", self.table), source }
     }
+}
+
+/// False for a pod's link that is not up, or has another MAC address.
+pub(crate) fn is_in_order(link: &Link) -> bool {
+    !link.is_kind("veth") || link.up && link.mac == Some(HOST_MAC)
+}
+
+fn on(link: u32, what: &'static str) -> Concern {
+    Concern::OnLink { link, what }
+}
+
+fn lost() -> Concern {
+    Concern::Taken("more than could be followed".to_owned())
 }
 
 /// A datagram with a single, empty overrun message.

@@ -27,3 +27,6 @@ mod transitions;
 #[cfg(test)]
 #[path = "kernel/tree.rs"]
 mod tree;
+#[cfg(test)]
+#[path = "kernel/watched.rs"]
+mod watched;

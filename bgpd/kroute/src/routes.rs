@@ -241,6 +241,12 @@ impl Routes {
         self.wants.state().failures().cloned().collect()
     }
 
+    /// The port number that the kernel puts on notifications of what we have written.
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.requests.port()
+    }
+
     /// Routes of ours in the kernel, as far as we know.
     #[must_use]
     pub fn installed(&self) -> usize {

@@ -19,3 +19,4 @@ mod gates;
 mod grants;
 mod upgrade;
 mod verbs;
+mod watch;

@@ -173,7 +173,9 @@ fn fresh(
     };
     failpoint::reach("add-attached");
     forget(agent, &obsolete);
-    agent.changed();
+    if !report.problems.is_empty() || agent.stands_out(&record) {
+        agent.changed();
+    }
     tracing::info!(
         container = id.container_id,
         pod = request.pod.name,

@@ -41,7 +41,7 @@ fn known_id(agent: &Agent, attachment: &Attachment) -> EndpointId {
 
 /// Takes a pod off the network, then gives its addresses back. The caller holds the interface's lock.
 ///
-/// Its link is deleted by the next apply, together with others, and in any case before a pod gets one of the addresses:
+/// Its link is deleted soon, together with others, and in any case before a pod gets one of the addresses:
 /// the kernel takes long for it, and the pod's end need not wait.
 ///
 /// # Errors
@@ -53,6 +53,7 @@ pub(crate) fn remove(agent: &Agent, id: &EndpointId) -> Result<(), ErrorReply> {
     }) else {
         return Ok(());
     };
+    let mut stands_out = agent.stands_out(&record);
     let link = record.host_link.clone();
     let cut_off = agent.plane()?.call(move |dataplane| dataplane.cut_off(&link)).map_err(plane_gone)?;
     if let Err(error) = cut_off {
@@ -61,14 +62,17 @@ pub(crate) fn remove(agent: &Agent, id: &EndpointId) -> Result<(), ErrorReply> {
             return Err(super::dataplane_error(&error));
         }
         tracing::warn!(link = record.host_link, %error, "the link is gone, something of it is not");
+        stands_out = true;
     }
     failpoint::reach("del-detached");
     // Whatever comes of the record: the pod is not in the desired state any more, and its link goes.
-    agent.changed();
+    agent.pod_cut_off();
     record.released = Some(agent.stamp());
     agent.persist(&record)?;
     agent.books().release(id, &record, clock::now());
-    agent.changed();
+    if stands_out {
+        agent.changed();
+    }
     holds::released(agent, &record);
     tracing::info!(container = id.container_id, addresses = ?record.addresses(), link = record.host_link, "pod removed");
     Ok(())

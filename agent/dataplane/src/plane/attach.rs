@@ -106,7 +106,7 @@ impl Dataplane {
             mtu: endpoint.mtu,
         };
         let mut made = self.netlink.call(&links::create_veth(&veth));
-        if matches!(&made, Err(refusal) if refusal.is(libc::EEXIST)) && self.sweep()? {
+        if matches!(&made, Err(refusal) if refusal.is(libc::EEXIST)) && self.sweep_links()? {
             // A pod that was cut off had it, in the same namespace.
             made = self.netlink.call(&links::create_veth(&veth));
         }
@@ -304,7 +304,10 @@ impl Dataplane {
         };
         match self.netlink.call(&links::delete(ifb.index)) {
             Err(refusal) if !refusal.is_absent() => Err(refusal.doing(format!("delete {}", ifb.name))),
-            _ => Ok(()),
+            _ => {
+                self.indices.remove(name);
+                Ok(())
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ const DOOMED_GROUP: u32 = 0x7470_6b64;
 /// A pod that is cut off, whose links are still there.
 #[derive(Debug)]
 pub(super) struct CutOff {
-    host_link: String,
+    pub(super) host_link: String,
     addresses: Vec<IpAddr>,
     /// It had host ports: flows to them still lead to it.
     had_ports: bool,
@@ -54,11 +54,11 @@ impl Dataplane {
                 || gone.addresses.iter().any(|address| endpoint.addresses.contains(address))
                 || gone.had_ports && !endpoint.host_ports.is_empty()
         };
-        if self.cut_off.iter().any(is_in_the_way) { self.sweep().map(drop) } else { Ok(()) }
+        if self.cut_off.iter().any(is_in_the_way) { self.sweep_links().map(drop) } else { Ok(()) }
     }
 
     /// Deletes what cut-off pods have left; answers whether there was anything.
-    pub(super) fn sweep(&mut self) -> Result<bool, DataplaneError> {
+    pub(super) fn sweep_links(&mut self) -> Result<bool, DataplaneError> {
         let mut doomed = Vec::new();
         for gone in &self.cut_off {
             for name in endpoint::links_of(&gone.host_link) {
@@ -166,6 +166,9 @@ impl Dataplane {
     /// Takes an endpoint out of the books; its addresses, unless another endpoint has them by now.
     fn unregister(&mut self, host_link: &str) -> Vec<IpAddr> {
         let mut gone = Vec::new();
+        for name in endpoint::links_of(host_link) {
+            self.indices.remove(name.as_str());
+        }
         self.early.retain(|endpoint| {
             let stays = endpoint.host_link != host_link;
             if !stays {

@@ -1,8 +1,6 @@
 //! One pod's link: made, checked, repaired, adopted, removed.
 
-use std::time::Duration;
-
-use turnpike_dataplane::{Dataplane, DataplaneConfig, DataplaneError, Pacer, Severity, Watch};
+use turnpike_dataplane::{Dataplane, DataplaneConfig, DataplaneError, Severity};
 use turnpike_model::desired::{Block, DesiredState};
 
 use crate::sandbox::{Host, Pod, apply, attach, endpoint, json, limited, run, same, snapshot, state, text};
@@ -163,53 +161,6 @@ fn what_others_break_on_the_host_side_is_put_back() {
     assert_eq!(plane.check(&endpoint(1), pod.fd()).expect("check"), []);
     assert!(pod.succeeds("ping -c1 -W3 10.1.1.1"));
     assert!(pod.succeeds("ping -c1 -W3 fd00:1:1::11"));
-}
-
-#[test]
-fn the_watch_sees_what_others_take_away_and_nothing_else() {
-    let host = Host::enter();
-    let mut plane = host.open();
-    let pod = Pod::new();
-    let desired = crate::load_balancer::with_director(state(&[limited(endpoint(1), 100, 100)]));
-    apply(&mut plane, &crate::load_balancer::with_director(DesiredState::default()));
-    attach(&mut plane, &limited(endpoint(1), 100, 100), &pod);
-    apply(&mut plane, &desired);
-    let mut watch = Watch::open(&host.config()).expect("a watch");
-    let moment = Duration::from_millis(300);
-    let name = endpoint(1).host_link;
-    let before = snapshot();
-    let program = if plane.pacer() == Pacer::Fq { "egress" } else { "parent 7471:" };
-    for (line, seen) in [
-        (format!("ip route del 10.244.0.1 dev {name}"), true),
-        (format!("ip link set {name} address 02:00:00:00:00:01"), true),
-        (format!("ip addr del fe80::ecee:eeff:feee:eeee/64 dev {name}"), true),
-        (format!("ip neigh del 10.244.0.1 dev {name}"), true),
-        (format!("tc qdisc del dev {name} root"), true),
-        (format!("tc filter del dev {name} ingress"), true),
-        (format!("tc filter del dev {name} {program}"), true),
-        (format!("tc qdisc del dev {name} clsact"), true),
-        ("nft flush set inet turnpike pods4".to_owned(), true),
-        ("nft delete table inet turnpike".to_owned(), true),
-        (format!("ip link del {}", name.replacen("tpk", "tpki", 1)), true),
-        ("ip route add 192.0.2.0/24 via 10.1.1.1".to_owned(), false),
-        ("ip route del 192.0.2.0/24 via 10.1.1.1".to_owned(), false),
-        ("ip link add other type bridge".to_owned(), false),
-        ("ip link del other".to_owned(), false),
-        ("nft add table inet other".to_owned(), false),
-        ("nft delete table inet other".to_owned(), false),
-    ] {
-        run(&line);
-        let noticed = watch.wait(if seen { Duration::from_secs(10) } else { moment }).expect("wait");
-        assert_eq!(noticed.is_some(), seen, "{line}: {noticed:?}");
-        apply(&mut plane, &desired);
-        // Our own mending may be noticed as well; an apply without anything to mend is silent.
-        while watch.wait(Duration::ZERO).expect("wait").is_some() {}
-        apply(&mut plane, &desired);
-        assert_eq!(watch.wait(Duration::ZERO).expect("wait"), None, "{line}");
-        if seen {
-            same(&snapshot(), &before, &line);
-        }
-    }
 }
 
 #[test]
