@@ -26,6 +26,8 @@ const AT_ONCE: usize = 16;
 const ROUNDS: usize = 5;
 /// Pods of a full node.
 const FULL_NODE: usize = 250;
+/// How many pods at either end are compared.
+const EDGE: usize = 50;
 /// Idle time over which the agent's CPU is measured.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -33,22 +35,22 @@ const POOLS: &str = "
 apiVersion: turnpike.io/v1alpha1
 kind: IPPool
 metadata: { name: pods-v4 }
-spec: { cidr: 10.244.0.0/16, blockSize: 22 }
+spec: { cidr: 10.244.0.0/16, blockSize: 21 }
 ---
 apiVersion: turnpike.io/v1alpha1
 kind: IPBlock
 metadata: { name: pods-v4-n1 }
-spec: { cidr: 10.244.0.0/22, pool: pods-v4, node: n1 }
+spec: { cidr: 10.244.0.0/21, pool: pods-v4, node: n1 }
 ---
 apiVersion: turnpike.io/v1alpha1
 kind: IPPool
 metadata: { name: pods-v6 }
-spec: { cidr: 'fd00:244::/48', blockSize: 118 }
+spec: { cidr: 'fd00:244::/48', blockSize: 117 }
 ---
 apiVersion: turnpike.io/v1alpha1
 kind: IPBlock
 metadata: { name: pods-v6-n1 }
-spec: { cidr: 'fd00:244::/118', pool: pods-v6, node: n1 }
+spec: { cidr: 'fd00:244::/117', pool: pods-v6, node: n1 }
 ";
 
 pub(super) fn run(options: &Options) -> Result<()> {
@@ -67,9 +69,11 @@ pub(super) fn run(options: &Options) -> Result<()> {
         at_once(&node, &case, &mut rows)?;
     }
     let pods = if options.full { 2 * FULL_NODE } else { FULL_NODE };
-    let case = format!("a node that fills up to {pods} pods");
-    if asked(&case) {
-        filling(&node, &turnpike, (&case, pods), &mut rows)?;
+    for (wish, kind) in [(Wish::Plain, "pods"), (Wish::Limits, "limited pods")] {
+        let case = format!("a node that fills up to {pods} {kind}");
+        if asked(&case) {
+            filling(&node, &turnpike, (&case, pods, wish), &mut rows)?;
+        }
     }
     ensure!(!rows.is_empty(), "no case of cni contains any of {:?}", options.case);
     let title = format!(
@@ -180,7 +184,7 @@ fn at_once(node: &Node, case: &str, rows: &mut Vec<Comparison>) -> Result<()> {
 fn filling(
     node: &Node,
     turnpike: &TurnpikeNode,
-    (case, pods): (&str, usize),
+    (case, pods, wish): (&str, usize, Wish),
     rows: &mut Vec<Comparison>,
 ) -> Result<()> {
     let network = Network::ours();
@@ -188,21 +192,30 @@ fn filling(
     let agent = turnpike.agent_pid();
     let empty = resident_mib(agent)?;
     let before = cpu_seconds(agent)?;
-    let times = node.inside_with_children(|| -> Result<Vec<Duration>> {
-        names.iter().map(|id| Ok(timed(|| network.add(Call::plain(id)))?.1)).collect()
-    })??;
-    let spent = cpu_seconds(agent)? - before;
-    let part = |times: &[Duration]| {
-        let mut part = Times::default();
-        times.iter().for_each(|took| part.add(*took));
-        part.percentile(50)
+    let spent_since = |before: f64| Ok::<f64, anyhow::Error>((cpu_seconds(agent)? - before) * 1e3);
+    let edge = pods.checked_sub(EDGE).context("more pods than at the edge")?;
+    let add = |numbers: std::ops::Range<usize>| -> Result<(Vec<Duration>, f64)> {
+        let pods = names.iter().zip(0..).skip(numbers.start).take(numbers.len());
+        let calls = pods.map(|(id, number)| Call { id, wish, number });
+        let times = node.inside_with_children(|| {
+            calls.map(|call| Ok(timed(|| network.add(call))?.1)).collect::<Result<_>>()
+        })??;
+        Ok((times, spent_since(before)?))
     };
-    let (first, last) = (times.get(..50).unwrap_or_default(), times.get(pods - 50..).unwrap_or_default());
-    rows.push(Comparison::new(case, "ADD p50 of the last 50, ms", part(last), "the first 50", part(first)));
+    let (first, early) = add(0..EDGE)?;
+    let (middle, late) = add(EDGE..edge)?;
+    let (last, spent) = add(edge..pods)?;
+    let times: Vec<Duration> = [first.as_slice(), &middle, &last].concat();
+    let (p50, each) =
+        (format!("ADD p50 of the last {EDGE}, ms"), format!("agent's CPU for each of the last {EDGE}, ms"));
+    let beside = format!("the first {EDGE}");
+    rows.push(Comparison::new(case, &p50, median(&last), &beside, median(&first)));
+    let per_edge = 1.0 / f64::from(u32::try_from(EDGE)?);
+    rows.push(Comparison::new(case, &each, (spent - late) * per_edge, &beside, early * per_edge));
     let resident = resident_mib(agent)?;
     rows.push(Comparison::new(case, "agent's resident memory, MiB", resident, "without pods", empty));
-    let per_add = spent * 1e3 / f64::from(u32::try_from(pods)?);
-    rows.push(Comparison::new(case, "agent's CPU for each ADD, ms", per_add, "ADD p50, ms", part(&times)));
+    let per_add = spent / f64::from(u32::try_from(pods)?);
+    rows.push(Comparison::new(case, "agent's CPU for each ADD, ms", per_add, "ADD p50, ms", median(&times)));
     let (begun, before) = (Instant::now(), cpu_seconds(agent)?);
     thread::sleep(IDLE);
     let idle = (cpu_seconds(agent)? - before) / begun.elapsed().as_secs_f64() * 100.0;
@@ -211,6 +224,12 @@ fn filling(
         names.iter().try_for_each(|id| network.del(Call::plain(id), &serde_json::Value::Null))
     })??;
     remove(node, &names)
+}
+
+fn median(times: &[Duration]) -> f64 {
+    let mut all = Times::default();
+    times.iter().for_each(|took| all.add(*took));
+    all.percentile(50)
 }
 
 fn namespaces(node: &Node, prefix: &str, count: usize) -> Result<Vec<String>> {

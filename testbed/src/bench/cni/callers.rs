@@ -20,7 +20,9 @@ pub(super) struct Network {
 pub(super) enum Wish {
     /// Nothing but an address.
     Plain,
-    /// 100 Mbit/s both ways and one host port.
+    /// 100 Mbit/s both ways.
+    Limits,
+    /// The same and one host port.
     LimitsAndPort,
 }
 
@@ -29,6 +31,7 @@ impl Wish {
     pub(super) const fn case(self) -> &'static str {
         match self {
             Self::Plain => "one pod after the other",
+            Self::Limits => "the same, with limits",
             Self::LimitsAndPort => "the same, with limits and a host port",
         }
     }
@@ -97,7 +100,7 @@ impl Network {
         if !previous.is_null() {
             object.insert("prevResult".to_owned(), previous.clone());
         }
-        if call.wish == Wish::LimitsAndPort {
+        if call.wish != Wish::Plain {
             object.insert("runtimeConfig".to_owned(), call.runtime_config());
         }
         let program = format!("{}/{}", self.folder, plugin["type"].as_str().unwrap_or_default());
@@ -142,10 +145,15 @@ impl<'a> Call<'a> {
 
     fn runtime_config(self) -> Value {
         let port = 20_000 + u32::from(self.number);
+        let ports = if self.wish == Wish::LimitsAndPort {
+            json!([{ "hostPort": port, "containerPort": 80, "protocol": "tcp" }])
+        } else {
+            json!([])
+        };
         json!({
             "bandwidth": { "ingressRate": 100_000_000_u64, "ingressBurst": 1_000_000,
                            "egressRate": 100_000_000_u64, "egressBurst": 1_000_000 },
-            "portMappings": [{ "hostPort": port, "containerPort": 80, "protocol": "tcp" }],
+            "portMappings": ports,
         })
     }
 }
