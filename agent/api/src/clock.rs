@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// CLOCK_BOOTTIME: it never jumps, and all processes of a boot agree on it.
-pub(crate) fn boottime() -> Duration {
+#[must_use]
+pub fn boottime() -> Duration {
     let clock = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(clock.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(clock.tv_nsec).unwrap_or(0))

@@ -23,6 +23,7 @@ pub use bandwidth::{
     BwSource, BwTrial, BwUplink, Rates,
 };
 pub use client::{Client, ClientError};
+pub use clock::boottime;
 pub use frame::{FrameError, Receiver, write_frame};
 pub use heartbeat::{beat, heartbeat_path, since_heartbeat};
 pub use ipam::{AddressStatus, Collected, Explanation, Fact, IpamBook, IpamFinding, IpamReply, IpamRequest};

@@ -15,7 +15,7 @@ use crate::bandwidth::Monitor;
 use crate::books::{Books, salvage};
 use crate::clock::{self, BootId, Stamp};
 use crate::config::Config;
-use crate::drain::DrainBook;
+use crate::drain::{self, DrainBook};
 use crate::events::Events;
 use crate::failpoint;
 use crate::gateways::{self, Gateways};
@@ -118,7 +118,7 @@ impl Agent {
             holds: Holds::resume(events.version(), books.unheard(clock::now())),
             events,
             progress: Progress::default(),
-            drain: DrainBook::open(state.join("drain.json"), &present),
+            drain: DrainBook::open(drain::path(state), &present),
             books: Mutex::new(books),
             health: Mutex::new(health),
             plane: OnceLock::new(),

@@ -20,7 +20,7 @@ use crate::clock;
 
 pub(crate) use history::{keep as keep_history, path as history_path};
 pub(crate) use metrics::Metrics;
-pub(crate) use trial::watch as end_trials;
+pub(crate) use trial::{path as trial_path, watch as end_trials};
 
 /// Between two readings of the counters.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -10,9 +10,7 @@ use turnpike_calc::Time;
 
 /// Now, as the time since boot.
 pub(crate) fn now() -> Time {
-    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let seconds = u64::try_from(clock.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(clock.tv_nsec).unwrap_or(0))
+    turnpike_agent_api::boottime()
 }
 
 /// Which boot of the machine this is.

@@ -2,9 +2,9 @@
 //!
 //! `turnpike-calc` decides; here is the file (`drain.json` in the state folder), written when something changes.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use turnpike_calc::{Drain, Draining, Time};
 use turnpike_model::desired::{DesiredState, LbSource};
 
 use crate::clock::{self, Stamp};
+use crate::replace;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -28,6 +29,11 @@ struct Record {
 pub(crate) struct DrainBook {
     path: PathBuf,
     state: Mutex<Drain>,
+}
+
+/// The file in the state folder.
+pub(crate) fn path(state: &Path) -> PathBuf {
+    state.join("drain.json")
 }
 
 impl DrainBook {
@@ -89,15 +95,11 @@ impl DrainBook {
             since: stamp(one.since),
         });
         let record = Record { format: FORMAT, last: state.last.clone(), draining: draining.collect() };
-        let temporary = self.path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec_pretty(&record)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)
+        replace::durably(&self.path, &serde_json::to_vec_pretty(&record)?)
     }
 }
 
-fn read(path: &std::path::Path) -> io::Result<Option<Record>> {
+fn read(path: &Path) -> io::Result<Option<Record>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

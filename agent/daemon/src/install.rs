@@ -17,6 +17,7 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::replace;
 
 const PLUGIN: &str = "turnpike-cni";
 const CONFLIST: &str = "10-turnpike.conflist";
@@ -121,17 +122,7 @@ fn put(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         if fs::symlink_metadata(path).is_ok_and(|file| same_mode(&file)) && fs::read(path)? == content {
             return Ok(false);
         }
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let draft = folder.join(format!(".{}.new", name.to_string_lossy()));
-        let mut file = File::create(&draft)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&draft, path)?;
-        File::open(folder)?.sync_all()?;
+        replace::durably_with(path, content, Some(fs::Permissions::from_mode(mode)))?;
         Ok(true)
     };
     let wrote = write().with_context(|| format!("cannot write {}", path.display()))?;

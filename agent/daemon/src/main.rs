@@ -25,6 +25,7 @@ mod metrics;
 mod plane;
 mod privileges;
 mod progress;
+mod replace;
 mod server;
 mod source;
 mod status;

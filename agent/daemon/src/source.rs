@@ -11,7 +11,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,7 @@ use turnpike_model::resource::{Resource, ResourceId, Resources};
 use crate::agent::Agent;
 use crate::clock;
 use crate::keeper;
+use crate::replace;
 
 pub(crate) use pool::set_pool_state;
 pub(crate) use yaml::Document;
@@ -282,12 +283,7 @@ fn save_copy(state: &Path, resources: &Resources) -> io::Result<()> {
     if fs::read(&path).is_ok_and(|present| present == text) {
         return Ok(());
     }
-    let temporary = path.with_extension("tmp");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    fs::File::open(state)?.sync_all()
+    replace::durably(&path, &text)
 }
 
 fn load_copy(state: &Path) -> io::Result<Option<Resources>> {

@@ -12,6 +12,7 @@ use turnpike_calc::{Meter, Past};
 
 use crate::agent::Agent;
 use crate::clock::{self, BootId};
+use crate::replace;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -61,9 +62,6 @@ fn read(path: &Path) -> io::Result<Option<Record>> {
     Ok((record.format == FORMAT).then_some(record))
 }
 
-/// A rename, so that nobody reads half of it.
 fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    fs::write(&draft, serde_json::to_vec(record)?)?;
-    fs::rename(draft, path)
+    replace::at_once(path, &serde_json::to_vec(record)?)
 }

@@ -4,7 +4,7 @@
 //! often the agent is restarted meanwhile.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use turnpike_agent_api::{BwTrial, ErrorReply, code};
 
 use crate::agent::Agent;
 use crate::clock::{self, Stamp};
+use crate::replace;
 use crate::source;
 
 use super::{audit, plan};
@@ -89,7 +90,7 @@ pub(super) fn apply(
         let record = record_path(agent);
         remember(&record, &trial).map_err(|error| unwritable(&record, &error))?;
     }
-    if let Err(error) = replace(&trial.file, text) {
+    if let Err(error) = replace::durably(&trial.file, text.as_bytes()) {
         forget(agent);
         return Err(unwritable(&trial.file, &error));
     }
@@ -175,7 +176,7 @@ fn undo(agent: &Agent, trial: &Trial, action: &str, who: &str) -> io::Result<()>
     let present = fs::read_to_string(&trial.file).ok();
     if present.as_deref() == Some(&trial.after) {
         match &trial.before {
-            Some(before) => replace(&trial.file, before)?,
+            Some(before) => replace::durably(&trial.file, before.as_bytes())?,
             None => fs::remove_file(&trial.file)?,
         }
         tracing::info!(resource = trial.name, action, "NodeBandwidth taken back");
@@ -233,12 +234,17 @@ fn unwritable(path: &Path, error: &io::Error) -> ErrorReply {
         .with_details("nothing was changed; is the folder read-only?")
 }
 
+/// The record in the state folder.
+pub(crate) fn path(state: &Path) -> PathBuf {
+    state.join("bandwidth-trial.json")
+}
+
 fn record_path(agent: &Agent) -> PathBuf {
-    agent.config.paths.state.join("bandwidth-trial.json")
+    path(&agent.config.paths.state)
 }
 
 fn remember(path: &Path, trial: &Trial) -> io::Result<()> {
-    replace(path, &serde_json::to_string_pretty(trial)?)
+    replace::durably(path, &serde_json::to_vec_pretty(trial)?)
 }
 
 fn forget(agent: &Agent) {
@@ -247,19 +253,5 @@ fn forget(agent: &Agent) {
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::error!(path = %path.display(), %error, "the trial's record cannot be removed");
-    }
-}
-
-/// Writes a file beside, durably, and moves it in place. Hidden files are no resources.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let fresh = path.with_file_name(format!(".{name}.new"));
-    let mut file = fs::File::create(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    match path.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }

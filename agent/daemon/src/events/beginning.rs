@@ -1,11 +1,13 @@
 //! Where the versions of a run begin: beyond all that any earlier run has told, whatever the wall clock says by now.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::replace;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -53,12 +55,7 @@ fn read(path: &Path) -> io::Result<Option<u64>> {
 }
 
 fn write(path: &Path, version: u64) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(&Record { format: FORMAT, version })?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |state| File::open(state)?.sync_all())
+    replace::durably(path, &serde_json::to_vec(&Record { format: FORMAT, version })?)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A pool's state set by an operator's command: in the resource file, as if by hand, and in force at once.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use turnpike_agent_api::{ErrorReply, code};
@@ -11,6 +11,7 @@ use turnpike_model::resource::Resources;
 
 use crate::agent::Agent;
 use crate::books::Books;
+use crate::replace;
 
 use super::{edit, list, read_folder, reload};
 
@@ -102,7 +103,7 @@ fn rewrite(folder: &Path, pool: &str, state: PoolState) -> Result<String, ErrorR
         let text = fs::read_to_string(file).map_err(io(file))?;
         match edit::set_pool_state(file, &text, pool, state) {
             Ok(changed) => {
-                replace(file, &changed).map_err(io(file))?;
+                replace::durably(file, changed.as_bytes()).map_err(io(file))?;
                 return Ok(file.display().to_string());
             }
             Err(edit::EditError::Absent(_)) => {}
@@ -110,18 +111,4 @@ fn rewrite(folder: &Path, pool: &str, state: PoolState) -> Result<String, ErrorR
         }
     }
     Err(refused(format!("no file holds IPPool/{pool} any more"), "look again".to_owned()))
-}
-
-/// Beside it, then renamed: nobody ever reads half of it. The dot hides the draft from the agent.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let draft = folder.join(format!(".{name}.turnpike"));
-    let mut out = fs::File::create(&draft)?;
-    out.set_permissions(fs::metadata(file)?.permissions())?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()?;
-    fs::rename(&draft, file)?;
-    fs::File::open(folder)?.sync_all()
 }
