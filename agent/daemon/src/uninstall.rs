@@ -7,10 +7,12 @@ use anyhow::Context;
 use turnpike_agent_api::heartbeat_path;
 use turnpike_dataplane::Dataplane;
 
-use crate::bandwidth::history_path;
+use crate::bandwidth::{history_path, trial_path};
 use crate::bgp;
 use crate::config::Config;
+use crate::drain;
 use crate::events;
+use crate::replace;
 use crate::store::Store;
 
 /// Removes all; goes on after errors, and fails at the end if anything is left.
@@ -33,10 +35,21 @@ pub(crate) fn uninstall(config: &Config) -> anyhow::Result<()> {
     for folder in [state.join("pods"), config.spool()] {
         note(&mut left, &folder, std::fs::remove_dir_all(&folder));
     }
+    if trial_path(state).exists() {
+        println!("bandwidth: the change that was on trial stays as it is");
+    }
     let socket = &config.paths.socket;
-    let state_files = ["resources.json", "lock"].map(|name| state.join(name));
-    let beside = [socket.clone(), heartbeat_path(socket), history_path(socket), events::path(state)];
-    for file in state_files.into_iter().chain(beside) {
+    let files = [
+        state.join("resources.json"),
+        state.join("lock"),
+        drain::path(state),
+        events::path(state),
+        trial_path(state),
+        socket.clone(),
+        heartbeat_path(socket),
+        history_path(socket),
+    ];
+    for file in files.iter().flat_map(|file| [file.clone(), replace::draft(file)]) {
         note(&mut left, &file, std::fs::remove_file(&file));
     }
     for line in &left {

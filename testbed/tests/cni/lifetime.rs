@@ -6,6 +6,14 @@ use turnpike_testbed::{Lab, Node, PodSpec, TurnpikeNode};
 
 use super::{config, start, wire};
 
+/// Load balancers whose draining is remembered.
+const SOURCE: &str = "
+apiVersion: turnpike.io/v1alpha1
+kind: LoadBalancerSource
+metadata: { name: lvs }
+spec: { cidrs: [10.9.1.0/24], bypass: true }
+";
+
 /// What the kernel of a node holds that an agent could have made or spoilt.
 fn kernel(node: &Node) -> Result<String> {
     let commands = [
@@ -24,8 +32,18 @@ fn kernel(node: &Node) -> Result<String> {
     commands.iter().map(run).collect()
 }
 
+/// Files of the agent on a node: its state, and what it has beside its socket. The log of operators' changes is kept, and
+/// bgpd's are its own.
+fn files(node: &Node) -> Result<Vec<String>> {
+    let all =
+        node.text(&["sh", "-c", "find /var/lib/turnpike /run/turnpike -mindepth 1 2>/dev/null | sort"])?;
+    let of_agent = |path: &&str| !["audit.log", "bgpd", "bfdd"].iter().any(|other| path.contains(other));
+    Ok(all.lines().filter(of_agent).map(str::to_owned).collect())
+}
+
 /// Verifies: a table of somebody else, counters and all, is the same byte for byte after pods came and went, the agent
-/// died and came back, and was uninstalled; and after that nothing of the agent is left in the kernel.
+/// died and came back, and was uninstalled; and after that nothing of the agent is left in the kernel, in
+/// its state folder and in its run folder, what an interrupted write left there included.
 #[test]
 fn uninstall_leaves_nothing_and_a_foreign_table_is_never_touched() -> Result<()> {
     let lab = Lab::new("cni-uninstall")?;
@@ -40,13 +58,25 @@ fn uninstall_leaves_nothing_and_a_foreign_table_is_never_touched() -> Result<()>
     // Forwarding is what a node of a routed network has anyway; uninstall leaves such switches alone.
     n1.forward()?;
     let before = kernel(&n1)?;
-    let turnpike = TurnpikeNode::start(&n1, &config())?;
+    ensure!(files(&n1)?.is_empty(), "{:?}", files(&n1)?);
+    let config = config().with_resource("lb.yaml", SOURCE);
+    let turnpike = TurnpikeNode::start(&n1, &config)?;
     let mut pod = turnpike.run_pod(PodSpec::busybox("a").bandwidth("10M", "10M"))?;
     assert_eq!(n1.text(&["nft", "-a", "list", "table", "inet", "foreign"])?, foreign);
     turnpike.kill_agent()?;
     turnpike.start_agent()?;
     pod.remove()?;
+    // As an agent leaves it that was killed while it wrote.
+    n1.write_file("/var/lib/turnpike/.drain.json.new", "{")?;
+    turnpike.stop_agent()?;
+    let there = files(&n1)?;
+    for file in
+        ["/var/lib/turnpike/drain.json", "/var/lib/turnpike/pods", "/run/turnpike/bandwidth-history.json"]
+    {
+        ensure!(there.iter().any(|path| path == file), "{file} is not among {there:?}");
+    }
     turnpike.uninstall_agent()?;
+    ensure!(files(&n1)?.is_empty(), "uninstall has left {:?}", files(&n1)?);
     assert_eq!(n1.text(&["nft", "-a", "list", "table", "inet", "foreign"])?, foreign);
     assert_eq!(kernel(&n1)?, before);
     lab.finish()
