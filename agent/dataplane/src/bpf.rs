@@ -182,11 +182,16 @@ impl Bpf {
         };
         let maps = programs.maps();
         // The next pod with the address begins to count at zero.
-        let results: Vec<_> = addresses
-            .iter()
-            .map(|address| Addr::from(*address))
-            .flat_map(|address| [maps.pods.remove(&address), maps.toa_pods.end(&address)])
-            .collect();
+        let addresses: BTreeSet<Addr> = addresses.iter().map(|address| Addr::from(*address)).collect();
+        let both = |address| [maps.pods.remove(address), maps.toa_pods.end(address)];
+        let mut results: Vec<_> = addresses.iter().flat_map(both).collect();
+        match maps.lb_admits.entries() {
+            Ok(admits) => {
+                let theirs = admits.keys().filter(|key| addresses.contains(&key.pod));
+                results.extend(theirs.map(|key| maps.lb_admits.remove(key)));
+            }
+            Err(error) => results.push(Err(error)),
+        }
         results.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(words(&error)))
     }
 
@@ -260,16 +265,16 @@ impl Bpf {
         }
     }
 
-    /// The limiter's law and counters on a link.
-    pub(crate) fn limiter(&self, link: u32) -> Option<(MarkConfig, MarkState)> {
-        let maps = self.programs.as_ref().ok()?.maps();
-        Some((maps.mark_config.get(&link).ok()??, maps.mark_stats(link).ok()??))
+    /// The laws and counters of all limits, by link; nothing where there are no programs.
+    pub(crate) fn limiters(&self) -> BTreeMap<u32, (MarkConfig, MarkState)> {
+        self.programs.as_ref().ok().and_then(|programs| programs.maps().all_marks().ok()).unwrap_or_default()
     }
 
-    /// What a shadow limit has counted: of what a pod sends on its host veth, of what it receives where that is queued.
-    pub(crate) fn shadow(&self, link: u32, from_pod: bool) -> Option<MarkState> {
-        let key = if from_pod { MarkConfig::shadow_from_pod_key(link) } else { link };
-        self.programs.as_ref().ok()?.maps().shadow_stats(key).ok()?
+    /// What shadow limits have counted: of what a pod sends by its host veth ([`MarkConfig::shadow_from_pod_key`]), of what
+    /// it receives by the link where that is queued.
+    pub(crate) fn shadows(&self) -> BTreeMap<u32, MarkState> {
+        let programs = self.programs.as_ref().ok();
+        programs.and_then(|programs| programs.maps().all_shadow_stats().ok()).unwrap_or_default()
     }
 
     fn anti_spoof_problem(&self) -> Problem {

@@ -125,6 +125,24 @@ impl Maps {
         self.mark_state.get(&ifindex)
     }
 
+    /// The laws and counters of all limits, by ifindex.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn all_marks(&self) -> Result<BTreeMap<u32, (MarkConfig, MarkState)>, Error> {
+        let mut states = self.mark_state.entries()?;
+        let laws = self.mark_config.entries()?.into_iter();
+        Ok(laws.filter_map(|(link, law)| Some((link, (law, states.remove(&link)?)))).collect())
+    }
+
+    /// What all shadow limits have counted.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn all_shadow_stats(&self) -> Result<BTreeMap<u32, MarkState>, Error> {
+        self.shadow_state.entries()
+    }
+
     /// The flows that a link's limit tells apart.
     ///
     /// # Errors

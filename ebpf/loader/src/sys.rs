@@ -17,6 +17,7 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -29,6 +30,20 @@ struct MapAttr {
     pad: u32,
     key: u64,
     value_or_next: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr` as `BPF_MAP_LOOKUP_BATCH` sees it.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
     flags: u64,
 }
 
@@ -223,6 +238,47 @@ pub(crate) fn map_next_key<K: Plain>(map: BorrowedFd<'_>, key: Option<&K>) -> io
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Where a walk in batches goes on: a hash table's bucket.
+pub(crate) type Bucket = u32;
+
+/// Some entries of a map, and the bucket to go on with; `None` at the end.
+pub(crate) struct Batch<K, V> {
+    pub(crate) entries: Vec<(K, V)>,
+    pub(crate) next: Option<Bucket>,
+}
+
+/// Reads up to `most` entries of a hash, whole buckets, from `from` on (Linux 5.6). `ENOSPC` says that a bucket alone holds
+/// more.
+pub(crate) fn map_lookup_batch<K: Plain, V: Plain>(
+    map: BorrowedFd<'_>,
+    from: Option<Bucket>,
+    most: u32,
+) -> io::Result<Batch<K, V>> {
+    let room = usize::try_from(most).map_err(io::Error::other)?;
+    let mut keys = vec![std::mem::MaybeUninit::<K>::zeroed(); room];
+    let mut values = vec![std::mem::MaybeUninit::<V>::zeroed(); room];
+    let mut next: Bucket = 0;
+    let mut attr = BatchAttr {
+        in_batch: from.as_ref().map_or(0, |from| address(from)),
+        out_batch: address(&raw mut next),
+        keys: address(keys.as_mut_ptr()),
+        values: address(values.as_mut_ptr()),
+        count: most,
+        map_fd: fd_number(map),
+        ..BatchAttr::default()
+    };
+    let at_end = match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
+    };
+    let found = usize::try_from(attr.count).map_err(io::Error::other)?;
+    let entries = keys.iter().zip(&values).take(found);
+    // SAFETY: zeroed and then written by the kernel; `Plain` types accept every bit pattern.
+    let entries = entries.map(|(key, value)| unsafe { (key.assume_init_read(), value.assume_init_read()) });
+    Ok(Batch { entries: entries.collect(), next: (!at_end).then_some(next) })
 }
 
 /// Opens a pinned object.

@@ -12,12 +12,19 @@ use crate::sys;
 
 /// How often a walk over a map that changes underneath may start again.
 const MAX_RESTARTS: usize = 8;
+/// `enum bpf_map_type`: hash and LRU hash. Their entries can be read many at a time.
+const HASHES: [u32; 2] = [1, 9];
+/// Entries of a first batch.
+const BATCH: u32 = 1024;
+/// Of a last one: no bucket holds more.
+const LARGEST_BATCH: u32 = 1 << 20;
 
 /// A hash or trie of the kernel. Independent of the [`crate::Programs`] that opened it.
 #[derive(Debug)]
 pub struct Table<K, V> {
     fd: OwnedFd,
     path: PathBuf,
+    hash: bool,
     entry: PhantomData<fn(K) -> V>,
 }
 
@@ -47,7 +54,8 @@ impl<K: Plain + Ord, V: Plain + PartialEq> Table<K, V> {
                 want_value: size_of::<V>(),
             });
         }
-        Ok(Self { fd, path: path.into(), entry: PhantomData })
+        let hash = HASHES.contains(&info.map_type);
+        Ok(Self { fd, path: path.into(), hash, entry: PhantomData })
     }
 
     /// The value of a key.
@@ -91,6 +99,33 @@ impl<K: Plain + Ord, V: Plain + PartialEq> Table<K, V> {
     /// # Errors
     /// When a system call fails.
     pub fn entries(&self) -> Result<BTreeMap<K, V>, Error> {
+        if self.hash
+            && let Some(entries) = self.entries_in_batches()?
+        {
+            return Ok(entries);
+        }
+        self.entries_one_by_one()
+    }
+
+    /// A few system calls, however many entries; `None` where the kernel cannot.
+    fn entries_in_batches(&self) -> Result<Option<BTreeMap<K, V>>, Error> {
+        let (mut entries, mut from, mut most) = (BTreeMap::new(), None, BATCH);
+        loop {
+            match sys::map_lookup_batch::<K, V>(self.fd.as_fd(), from, most) {
+                Ok(batch) => {
+                    entries.extend(batch.entries);
+                    let Some(next) = batch.next else { return Ok(Some(entries)) };
+                    from = Some(next);
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && most < LARGEST_BATCH => most *= 2,
+                // Before Linux 5.6 there is no such command.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+                Err(error) => return Err(self.error("read", error)),
+            }
+        }
+    }
+
+    fn entries_one_by_one(&self) -> Result<BTreeMap<K, V>, Error> {
         let mut entries = BTreeMap::new();
         let mut restarts = 0;
         let mut last: Option<K> = None;

@@ -1,13 +1,14 @@
 //! What the kernel counts anyway, read about once a second: bytes of links and queues, marks, drops, backlogs.
 //!
-//! One dump of link statistics, and one map lookup for each limited direction. Without eBPF, where a pod has a limit, one dump
-//! of qdiscs. Nothing is written.
+//! One dump of link statistics and, where a pod has a limit, one of the limiters' maps; without eBPF one of qdiscs. A few system
+//! calls, however many pods there are. Nothing is written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use turnpike_ebpf_loader::abi::{MarkConfig, MarkState};
 use turnpike_model::desired::{BitsPerSecond, Endpoint, Limits};
 
 use crate::netlink::{Netlink, Request, attr};
@@ -114,7 +115,33 @@ struct LinkBytes {
     sent: u64,
 }
 
+/// What the kernel has counted for all links of the node.
+struct Counted {
+    links: BTreeMap<u32, LinkBytes>,
+    /// Without a limiter of ours.
+    queues: BTreeMap<u32, QueueStats>,
+    limiters: BTreeMap<u32, (MarkConfig, MarkState)>,
+    shadows: BTreeMap<u32, MarkState>,
+}
+
 impl Dataplane {
+    fn count(&mut self) -> Result<Counted, DataplaneError> {
+        let endpoints = || self.desired.iter().flat_map(|desired| desired.endpoints.values());
+        let limited = endpoints().any(|endpoint| endpoint.limits != Limits::default());
+        let in_shadow = endpoints().any(|endpoint| !endpoint.shadow.is_none());
+        let by_program = self.pacer() != Pacer::Tbf;
+        Ok(Counted {
+            limiters: if limited && by_program { self.bpf.limiters() } else { BTreeMap::new() },
+            shadows: if in_shadow { self.bpf.shadows() } else { BTreeMap::new() },
+            queues: if limited && !by_program {
+                tc::limit_stats(&mut self.netlink)?
+            } else {
+                BTreeMap::new()
+            },
+            links: link_bytes(&mut self.netlink)?,
+        })
+    }
+
     /// Reads the counters of all endpoints of the state that was applied last, and of the node's uplinks.
     ///
     /// Bypassed packets towards a pod without a limit are not in its bytes: they go past its host link.
@@ -122,14 +149,7 @@ impl Dataplane {
     /// # Errors
     /// Netlink failed.
     pub fn usage(&mut self) -> Result<UsageSample, DataplaneError> {
-        let links = link_bytes(&mut self.netlink)?;
-        let mut limited = self.desired.iter().flat_map(|desired| desired.endpoints.values());
-        let any_limit = limited.any(|endpoint| endpoint.limits != Limits::default());
-        let queues = if any_limit && self.pacer() == Pacer::Tbf {
-            tc::limit_stats(&mut self.netlink)?
-        } else {
-            BTreeMap::new()
-        };
+        let counted = self.count()?;
         let mut sample = UsageSample {
             pacer: Some(self.pacer()),
             leaf_queue: Some(self.leaf_queue),
@@ -139,7 +159,7 @@ impl Dataplane {
             let Some((name, veth)) = self.indices.get_key_value(endpoint.host_link.as_str()) else {
                 continue;
             };
-            if let Some(usage) = self.pod_usage((endpoint, *veth), &links, &queues) {
+            if let Some(usage) = self.pod_usage((endpoint, *veth), &counted) {
                 sample.pods.insert(Arc::clone(name), usage);
             }
         }
@@ -148,7 +168,7 @@ impl Dataplane {
             found.map(|uplink| (uplink.name.clone(), uplink.ifindex)).collect();
         uplinks.extend(self.trees.iter().map(|(name, tree)| (name.clone(), tree.index)));
         for (name, index) in uplinks {
-            let bytes = links.get(&index).copied().unwrap_or_default();
+            let bytes = counted.links.get(&index).copied().unwrap_or_default();
             sample.uplinks.push(UplinkUsage {
                 speed: link_speed(&name),
                 sent: bytes.sent,
@@ -175,16 +195,12 @@ impl Dataplane {
         Ok(usage.collect())
     }
 
-    fn pod_usage(
-        &self,
-        (endpoint, veth): (&Endpoint, u32),
-        links: &BTreeMap<u32, LinkBytes>,
-        queues: &BTreeMap<u32, QueueStats>,
-    ) -> Option<PodUsage> {
-        let bytes = links.get(&veth)?;
+    fn pod_usage(&self, (endpoint, veth): (&Endpoint, u32), counted: &Counted) -> Option<PodUsage> {
+        let bytes = counted.links.get(&veth)?;
         let queue = |limit: Option<BitsPerSecond>, link: Option<u32>, unlimited: u64| {
-            let by_program = limit.zip(link).and_then(|(limit, link)| self.by_program(limit, link));
-            let by_qdisc = || limit.and(link).and_then(|link| queues.get(&link)).map(by_qdisc);
+            let limiter = link.and_then(|link| counted.limiters.get(&link));
+            let by_program = limit.zip(limiter).map(|(limit, limiter)| by_program(limit, limiter));
+            let by_qdisc = || limit.and(link).and_then(|link| counted.queues.get(&link)).map(by_qdisc);
             by_program.or_else(by_qdisc).unwrap_or(QueueUsage { bytes: unlimited, ..QueueUsage::default() })
         };
         let ifb = endpoint
@@ -195,46 +211,44 @@ impl Dataplane {
             .then(|| self.indices.get(endpoint::to_pod_ifb_name(&endpoint.host_link).as_str()).copied())
             .flatten()
             .unwrap_or(veth);
-        let shadow = |limit: Option<BitsPerSecond>, link, from_pod| {
-            limit.and_then(|_| self.shadow_usage(link, from_pod))
+        let shadow = |limit: Option<BitsPerSecond>, key| {
+            limit.and_then(|_| counted.shadows.get(&key)).map(shadow_usage)
         };
         Some(PodUsage {
             to_workload: QueueUsage {
-                shadow: shadow(endpoint.shadow.to_workload, to_pod, false),
+                shadow: shadow(endpoint.shadow.to_workload, to_pod),
                 ..queue(endpoint.limits.to_workload, Some(to_pod), bytes.sent)
             },
             from_workload: QueueUsage {
-                shadow: shadow(endpoint.shadow.from_workload, veth, true),
+                shadow: shadow(endpoint.shadow.from_workload, MarkConfig::shadow_from_pod_key(veth)),
                 ..queue(endpoint.limits.from_workload, ifb, bytes.received)
             },
         })
     }
+}
 
-    fn shadow_usage(&self, link: u32, from_pod: bool) -> Option<ShadowUsage> {
-        let state = self.bpf.shadow(link, from_pod)?;
-        Some(ShadowUsage {
-            packets: state.packets,
-            marked: state.marked,
-            not_capable: state.not_capable,
-            dropped: u64::from(state.dropped) + state.not_capable,
-        })
+fn shadow_usage(state: &MarkState) -> ShadowUsage {
+    ShadowUsage {
+        packets: state.packets,
+        marked: state.marked,
+        not_capable: state.not_capable,
+        dropped: u64::from(state.dropped) + state.not_capable,
     }
+}
 
-    /// What the limiter's program has counted; what it has let in is what the queues behind it hold back or have sent.
-    fn by_program(&self, limit: BitsPerSecond, link: u32) -> Option<QueueUsage> {
-        let (law, state) = self.bpf.limiter(link)?;
-        let ahead = Duration::from_nanos(state.clock_ns.saturating_sub(law.bucket_ns));
-        let wait = ahead.saturating_sub(monotonic());
-        let waiting = wait.as_micros() * u128::from(limit.0) / 8_000_000;
-        Some(QueueUsage {
-            bytes: state.bytes,
-            queued: true,
-            drops: u64::from(state.dropped) + state.not_capable,
-            backlog: u64::try_from(waiting).unwrap_or(u64::MAX),
-            marked: state.marked,
-            not_capable: state.not_capable,
-            shadow: None,
-        })
+/// What the limiter's program has counted; what it has let in is what the queues behind it hold back or have sent.
+fn by_program(limit: BitsPerSecond, (law, state): &(MarkConfig, MarkState)) -> QueueUsage {
+    let ahead = Duration::from_nanos(state.clock_ns.saturating_sub(law.bucket_ns));
+    let wait = ahead.saturating_sub(monotonic());
+    let waiting = wait.as_micros() * u128::from(limit.0) / 8_000_000;
+    QueueUsage {
+        bytes: state.bytes,
+        queued: true,
+        drops: u64::from(state.dropped) + state.not_capable,
+        backlog: u64::try_from(waiting).unwrap_or(u64::MAX),
+        marked: state.marked,
+        not_capable: state.not_capable,
+        shadow: None,
     }
 }
 

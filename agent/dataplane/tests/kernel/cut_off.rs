@@ -4,7 +4,8 @@
 //! once and nobody else's with them; a pod that gets the same address, or whose end has the same name in the same
 //! namespace, finds them gone.
 
-use turnpike_model::desired::DesiredState;
+use turnpike_ebpf_loader::{OpenOptions, Programs};
+use turnpike_model::desired::{DesiredState, Endpoint};
 
 use crate::sandbox::{Host, Pod, apply, attach, endpoint, limited, links_of_ours, run, state, text};
 
@@ -92,4 +93,31 @@ fn the_next_pod_finds_its_way_clear() {
     for target in WORLD {
         assert!(reaches(&second, target), "{target}");
     }
+}
+
+/// Verifies: what a load balancer that is not for all namespaces may do with a pod is forgotten with the pod, without an apply.
+#[test]
+fn no_admission_outlives_its_pod() {
+    let host = Host::enter();
+    let mut plane = host.open();
+    let mut desired = crate::load_balancer::with_director(DesiredState::default());
+    for source in desired.lb_sources.values_mut() {
+        source.except_namespaces = ["bank".to_owned()].into();
+    }
+    apply(&mut plane, &desired);
+    let admitted = || {
+        let programs = Programs::open(&OpenOptions::new(host.pins())).expect("programs");
+        programs.maps().lb_admits.entries().expect("read").len()
+    };
+    let (pod, other) = (Pod::new(), Pod::new());
+    let in_bank = |number| Endpoint { namespace: "bank".to_owned(), ..endpoint(number) };
+    attach(&mut plane, &in_bank(1), &pod);
+    let of_one = admitted();
+    assert!(of_one > 0);
+    attach(&mut plane, &in_bank(2), &other);
+    assert_eq!(admitted(), 2 * of_one);
+    plane.cut_off(&in_bank(1).host_link).expect("cut off");
+    assert_eq!(admitted(), of_one);
+    plane.detach(&in_bank(2).host_link).expect("detach");
+    assert_eq!(admitted(), 0);
 }

@@ -34,6 +34,23 @@ fn tcx(sandbox: &Sandbox) -> OpenOptions {
     OpenOptions { mode: AttachMode::Tcx, ..OpenOptions::new(sandbox.pins()) }
 }
 
+/// Verifies: of a map that is read many entries at a time, none is left out or read twice, whether there are none, a few, or
+/// more than one batch holds; and what is to go goes.
+#[test]
+fn all_entries_of_a_map_are_read_however_many() {
+    let sandbox = Sandbox::enter();
+    let programs = Programs::open(&OpenOptions::new(sandbox.pins())).expect("programs");
+    let pods = &programs.maps().pods;
+    let entry =
+        |number: u32| PodEntry { ifindex: number, mtu: 1500, flags: 0, pod_mac: [1; 6], host_mac: [2; 6] };
+    let key = |number: u32| Addr::from(std::net::IpAddr::from((0x0af4_0000 + number).to_be_bytes()));
+    for count in [0, 3, 1024, 4000, 7] {
+        let wanted: BTreeMap<_, _> = (0..count).map(|number| (key(number), entry(number))).collect();
+        pods.reconcile(&wanted).expect("reconcile");
+        assert_eq!(pods.entries().expect("read"), wanted, "{count}");
+    }
+}
+
 #[test]
 fn links_and_maps_outlive_the_loader_and_are_adopted() {
     let sandbox = Sandbox::enter();
