@@ -183,8 +183,13 @@ impl Node {
     /// # Errors
     /// When the node was stopped, or `lab-init` is not built.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        self.command_below(&self.cgroup_path().join("host"), program)
+    }
+
+    /// Like [`Node::command`], in a cgroup other than the one of the node's own processes.
+    pub(crate) fn command_below(&self, cgroup: &Path, program: impl AsRef<OsStr>) -> Result<Command> {
         let mut command = Command::new(binary("lab-init")?);
-        command.arg("enter").arg(self.pid()?.to_string()).arg(self.cgroup_path().join("host")).arg(program);
+        command.arg("enter").arg(self.pid()?.to_string()).arg(cgroup).arg(program);
         Ok(command)
     }
 

@@ -6,6 +6,7 @@ mod change;
 mod check;
 mod decision;
 mod diff;
+mod drain;
 mod mrt;
 mod operate;
 mod peers;
@@ -116,7 +117,7 @@ pub(crate) enum BgpCommand {
         prefix: Prefix,
     },
     /// Leave in order: GRACEFUL_SHUTDOWN on everything, wait, withdraw, end the sessions, end turnpike-bgpd.
-    Drain(operate::DrainOrder),
+    Drain(drain::DrainOrder),
     /// Table dumps in MRT format.
     #[command(subcommand)]
     Mrt(mrt::MrtCommand),
@@ -239,7 +240,7 @@ pub(crate) fn run(global: &Global, command: &BgpCommand) -> Result<ExitCode> {
         }
         BgpCommand::Announce(announcement) => operate::announce(global, &mut client()?, announcement),
         BgpCommand::Withdraw { prefix } => operate::withdraw(global, &mut client()?, *prefix),
-        BgpCommand::Drain(order) => operate::drain(global, &mut client()?, order),
+        BgpCommand::Drain(order) => drain::run(global, &mut client()?, order),
         BgpCommand::Mrt(mrt::MrtCommand::Dump { to }) => mrt::dump(global, &mut client()?, to.as_deref()),
         BgpCommand::Watch => watch::run(global, &mut client()?),
         BgpCommand::Policy(policy::PolicyCommand::Test(test)) => policy::run(global, &mut client()?, test),

@@ -185,6 +185,9 @@ async fn serve(agent: Arc<Agent>) -> anyhow::Result<()> {
         }
     });
     tracing::info!(socket = %agent.config.paths.socket.display(), metrics = %address, "ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager cannot be told that the agent is ready");
+    }
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),

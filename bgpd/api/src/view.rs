@@ -59,6 +59,9 @@ pub struct StatusView {
     /// How far a drain is, in words.
     #[serde(default)]
     pub draining: Option<String>,
+    /// The drain has withdrawn what it withdraws, and stays so.
+    #[serde(default)]
+    pub drained: bool,
     /// BMP stations.
     #[serde(default)]
     pub stations: Vec<StationView>,

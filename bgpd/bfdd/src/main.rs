@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Args;
@@ -46,5 +46,9 @@ fn run(args: &Args) -> Result<()> {
     let inlets = Inlets::open()?;
     let control = Control::open(&args.socket)?;
     info!(version = env!("CARGO_PKG_VERSION"), socket = %args.socket.display(), "turnpike-bfdd runs");
-    Engine::new(args.orphan_time(), inlets, control, signals)?.run()
+    let engine = Engine::new(args.orphan_time(), inlets, control, signals)?;
+    if let Err(failure) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        warn!(%failure, "the service manager cannot be told that turnpike-bfdd runs");
+    }
+    engine.run()
 }

@@ -148,6 +148,9 @@ async fn serve(args: Args, file: Config) -> Result<()> {
     };
     let engine = Engine::start(parts, clock)?;
     info!(version = env!("CARGO_PKG_VERSION"), "turnpike-bgpd runs");
+    if let Err(failure) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        warn!(%failure, "the service manager cannot be told that turnpike-bgpd runs");
+    }
     engine.run(Channels { asks, reload, stop }).await;
     Ok(())
 }

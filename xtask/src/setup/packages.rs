@@ -57,6 +57,7 @@ pub(super) const LAB: &[Package] = &[
     ("iputils-ping", "ping"),
     ("ethtool", "link features"),
     ("procps", "process lists"),
+    ("systemd", "starts the units of deploy/ as a host does"),
 ];
 
 /// For the guests of `cargo xtask lab kernels`; no other command asks for them.

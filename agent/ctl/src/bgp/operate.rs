@@ -1,13 +1,12 @@
 //! What operators do by hand.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use turnpike_bgpd_api::{Client, Community, Drain, LargeCommunity, Network, Prefix, Reply, Request};
+use turnpike_bgpd_api::{Client, Community, LargeCommunity, Network, Prefix, Reply, Request};
 
-use super::{change, show};
+use super::show;
 use crate::Global;
 
 /// A prefix to originate.
@@ -30,26 +29,6 @@ pub(crate) struct Announcement {
     /// Keep a blackhole route for it in the kernel.
     #[arg(long)]
     blackhole: bool,
-}
-
-/// How to leave.
-#[derive(Debug, Args)]
-pub(crate) struct DrainOrder {
-    /// Between GRACEFUL_SHUTDOWN and the withdrawals (`60s`, `5m`).
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = change::duration)]
-    wait: Duration,
-    /// Text for the peers' operators (RFC 9003).
-    #[arg(long, default_value = "", hide_default_value = true)]
-    message: String,
-    /// Withdraw VIPs and stop there: sessions and pod blocks stay until the last pod has left.
-    #[arg(long)]
-    keep_blocks: bool,
-    /// Even if this may be the last reflector of a client.
-    #[arg(long)]
-    force: bool,
-    /// Take back what a drain has done so far.
-    #[arg(long, conflicts_with_all = ["force", "keep_blocks", "message"])]
-    cancel: bool,
 }
 
 /// Shows what came of a change of the operator's part.
@@ -112,19 +91,4 @@ pub(super) fn soft_reset(
         bail!("turnpike-bgpd answered something else than was asked");
     };
     show(global.output, &notes, |notes| notes.iter().map(|note| format!("{note}\n")).collect())
-}
-
-/// `turnpike bgp drain`.
-pub(super) fn drain(global: &Global, client: &mut Client, order: &DrainOrder) -> Result<ExitCode> {
-    let request = Request::Drain(Drain {
-        wait: u32::try_from(order.wait.as_secs())?,
-        message: order.message.clone(),
-        keep_blocks: order.keep_blocks,
-        force: order.force,
-        cancel: order.cancel,
-    });
-    let Reply::Draining { steps } = client.request(&request)? else {
-        bail!("turnpike-bgpd answered something else than was asked");
-    };
-    show(global.output, &steps, |steps| steps.iter().map(|step| format!("{step}\n")).collect())
 }

@@ -159,6 +159,7 @@ mod tests {
             problems: Vec::new(),
             pending: Some(PendingView { seconds: 42, by: "uid 0 (turnpike 4712)".to_owned() }),
             draining: None,
+            drained: false,
             stations: vec![StationView {
                 station: "10.1.1.9:5000".parse().unwrap(),
                 connected_for: Some(61),

@@ -164,6 +164,7 @@ impl Engine {
             problems,
             pending: self.pending.as_ref().map(super::change::Pending::view),
             draining: self.draining.as_ref().map(super::drain::Draining::in_words),
+            drained: self.draining.as_ref().is_some_and(|draining| draining.alarm().is_none()),
             stations: self.monitoring.view(),
         }
     }

@@ -8,8 +8,12 @@
 //! `lab-init enter PID CGROUP PROGRAM ARGS…` joins the namespaces of the node whose pid 1 is PID (a host pid) and
 //! becomes PROGRAM. The pid namespace is joined by whoever starts it, since that only concerns children.
 //!
+//! `lab-init boot` makes a machine with systemd of pid 1 of further namespaces in a node: see [`boot`].
+//!
 //! It is a program of its own because mount namespaces and pid namespaces want a single-threaded process, which
 //! a test under libtest is not.
+
+mod boot;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -36,9 +40,10 @@ fn main() -> ExitCode {
     let outcome = match args.split_first() {
         Some((verb, rest)) if verb == "init" => init(rest),
         Some((verb, rest)) if verb == "enter" => enter(rest),
-        _ => {
-            Err(anyhow::anyhow!("usage: lab-init init NAME CGROUP VISIBLE… | enter PID CGROUP PROGRAM ARGS…"))
-        }
+        Some((verb, [])) if verb == "boot" => boot::boot(),
+        _ => Err(anyhow::anyhow!(
+            "usage: lab-init init NAME CGROUP VISIBLE… | enter PID CGROUP PROGRAM ARGS… | boot"
+        )),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
