@@ -8,7 +8,7 @@ use crate::addr::Addr;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LbSource {
-    /// [`LbSource::BYPASS`], [`LbSource::TCP_ANY_PORT`].
+    /// [`LbSource::BYPASS`], [`LbSource::TCP_ANY_PORT`], [`LbSource::UOA`].
     pub flags: u32,
     /// Groups the port rules: prefixes of one resource share the number.
     pub group: u32,
@@ -24,6 +24,8 @@ impl LbSource {
     pub const BYPASS: u32 = 1;
     /// Every TCP port of the pod qualifies; without it only the ports of the group do.
     pub const TCP_ANY_PORT: u32 = 1 << 1;
+    /// Options that name the client of a UDP session are believed.
+    pub const UOA: u32 = 1 << 2;
     /// Value of `uplinks` for "any uplink".
     pub const ANY_UPLINK: u32 = u32::MAX;
 }

@@ -18,6 +18,7 @@ pub mod mark;
 pub mod names;
 pub mod plain;
 pub mod toa;
+pub mod uoa;
 
 pub use addr::{Addr, ExemptKey, LpmKey};
 pub use bypass::{LbSource, PodEntry, PortKey, Uplink, Veth};

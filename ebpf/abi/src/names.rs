@@ -20,9 +20,19 @@ pub const PROG_TOA_PEER4: &str = "toa_getpeername4";
 pub const PROG_TOA_PEER6: &str = "toa_getpeername6";
 /// getsockopt for the IPv6 client of an IPv4 socket (NAT64).
 pub const PROG_TOA_SOCKOPT: &str = "toa_getsockopt";
+/// cgroup ingress: reads the client's address of a UDP session.
+pub const PROG_UOA_INGRESS: &str = "uoa_ingress";
+/// recvmsg of IPv4 datagrams.
+pub const PROG_UOA_RECV4: &str = "uoa_recvmsg4";
+/// recvmsg on IPv6 sockets.
+pub const PROG_UOA_RECV6: &str = "uoa_recvmsg6";
+/// sendmsg of IPv4 datagrams.
+pub const PROG_UOA_SEND4: &str = "uoa_sendmsg4";
+/// sendmsg of IPv6 datagrams.
+pub const PROG_UOA_SEND6: &str = "uoa_sendmsg6";
 
 /// Every program.
-pub const PROGRAMS: [&str; 9] = [
+pub const PROGRAMS: [&str; 14] = [
     PROG_UPLINK,
     PROG_FROM_POD,
     PROG_QUEUE,
@@ -32,6 +42,11 @@ pub const PROGRAMS: [&str; 9] = [
     PROG_TOA_PEER4,
     PROG_TOA_PEER6,
     PROG_TOA_SOCKOPT,
+    PROG_UOA_INGRESS,
+    PROG_UOA_RECV4,
+    PROG_UOA_RECV6,
+    PROG_UOA_SEND4,
+    PROG_UOA_SEND6,
 ];
 
 /// LPM trie: [`crate::LpmKey`] → [`crate::LbSource`].
@@ -72,11 +87,17 @@ pub const MAP_TOA_PODS: &str = "TPK_TOA_PODS";
 pub const MAP_TOA_EVENTS: &str = "TPK_TOA_EVENTS";
 /// Per-CPU hash: [`crate::LbSource::group`] → [`crate::LbStats`]; user space makes entries, programs count.
 pub const MAP_LB_STATS: &str = "TPK_LB_STATS";
+/// LRU hash: [`crate::uoa::UoaKey`] of a director → its client as a [`crate::uoa::UoaPeer`].
+pub const MAP_UOA_CLIENTS: &str = "TPK_UOA_CLIENT";
+/// LRU hash: [`crate::uoa::UoaKey`] of a client → its director as a [`crate::uoa::UoaPeer`].
+pub const MAP_UOA_DIRECTORS: &str = "TPK_UOA_LB";
+/// Per-CPU array: [`crate::uoa::UoaCounter`] → `u64`.
+pub const MAP_UOA_COUNTERS: &str = "TPK_UOA_COUNT";
 /// Per-CPU array: [`crate::Counter`] → `u64`.
 pub const MAP_COUNTERS: &str = "TPK_COUNTERS";
 
 /// Every map.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 23] = [
     MAP_LB_SOURCES,
     MAP_LB_PORTS,
     MAP_LB_ADMITS,
@@ -96,6 +117,9 @@ pub const MAPS: [&str; 20] = [
     MAP_TOA_PODS,
     MAP_TOA_EVENTS,
     MAP_LB_STATS,
+    MAP_UOA_CLIENTS,
+    MAP_UOA_DIRECTORS,
+    MAP_UOA_COUNTERS,
     MAP_COUNTERS,
 ];
 
@@ -115,6 +139,8 @@ pub const MAX_EXEMPT: u32 = 16384;
 pub const MAX_UPLINKS: u32 = 64;
 /// Capacity of [`MAP_TOA_EVENTS`].
 pub const MAX_TOA_EVENTS: u32 = 4096;
+/// Capacity of [`MAP_UOA_CLIENTS`] and [`MAP_UOA_DIRECTORS`]: UDP sessions of the node whose client is known.
+pub const MAX_UOA: u32 = 32768;
 /// Capacity of [`MAP_POD_FLOWS`].
 pub const MAX_POD_FLOWS: u32 = 16384;
 

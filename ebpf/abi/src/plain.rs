@@ -47,6 +47,8 @@ plain! {
     crate::toa::ToaSock = 64,
     crate::toa::ToaTally = 48,
     crate::toa::ToaEvent = 32,
+    crate::uoa::UoaKey = 32,
+    crate::uoa::UoaPeer = 32,
     crate::lb::Tally = 16,
     crate::lb::LbStats = 512,
 }

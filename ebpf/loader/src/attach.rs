@@ -8,7 +8,7 @@ use std::path::Path;
 
 use aya::programs::links::FdLink;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{CgroupAttachMode, Link, LinkOrder, Program, TcAttachType, TcError};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Link, LinkOrder, Program, TcAttachType, TcError};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use turnpike_ebpf_abi::mark::FLOW_HTB;
 use turnpike_ebpf_abi::names;
@@ -25,9 +25,27 @@ const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// The programs that TOA attaches to a cgroup.
 pub const TOA_PROGRAMS: [&str; 3] = [names::PROG_TOA_SOCKOPS, names::PROG_TOA_PEER4, names::PROG_TOA_PEER6];
-/// All that can be attached to one: with that for NAT64, which every getsockopt() pays for.
-const CGROUP_PROGRAMS: [&str; 4] =
-    [names::PROG_TOA_SOCKOPS, names::PROG_TOA_PEER4, names::PROG_TOA_PEER6, names::PROG_TOA_SOCKOPT];
+/// The programs that tell UDP clients: who answers before who learns, who learns before who shows.
+pub const UOA_PROGRAMS: [&str; 5] = [
+    names::PROG_UOA_SEND4,
+    names::PROG_UOA_SEND6,
+    names::PROG_UOA_INGRESS,
+    names::PROG_UOA_RECV4,
+    names::PROG_UOA_RECV6,
+];
+/// All that can be attached to one: with that for NAT64, which every getsockopt() pays for, and those for UDP.
+const CGROUP_PROGRAMS: [&str; 9] = [
+    names::PROG_TOA_SOCKOPS,
+    names::PROG_TOA_PEER4,
+    names::PROG_TOA_PEER6,
+    names::PROG_TOA_SOCKOPT,
+    // What shows clients goes first, what answers them last.
+    names::PROG_UOA_RECV4,
+    names::PROG_UOA_RECV6,
+    names::PROG_UOA_INGRESS,
+    names::PROG_UOA_SEND4,
+    names::PROG_UOA_SEND6,
+];
 
 /// Where a tc program hooks in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -249,6 +267,21 @@ impl Programs {
         }
     }
 
+    /// Tells the clients of UDP sessions in the cgroup where [`Programs::attach_toa`] did its work, or ends that.
+    ///
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// As [`Programs::attach_toa`].
+    pub fn set_uoa(&mut self, cgroup: &Path, on: bool) -> Result<(), Error> {
+        let (folder, id) = open_cgroup(cgroup)?;
+        if on {
+            UOA_PROGRAMS.into_iter().try_for_each(|program| self.attach_cgroup(program, &folder, id))
+        } else {
+            UOA_PROGRAMS.into_iter().rev().try_for_each(|program| self.detach_cgroup(program, id).map(drop))
+        }
+    }
+
     fn detach_cgroup(&mut self, program: &'static str, cgroup: u64) -> Result<bool, Error> {
         let name = Attachment::Cgroup { program, cgroup }.pin_name();
         let found = self.link_folder().join(&name).exists();
@@ -359,6 +392,10 @@ impl Programs {
             Program::CgroupSockAddr(program) => {
                 program.attach(cgroup, mode).and_then(|id| program.take_link(id)).map(FdLink::try_from)
             }
+            Program::CgroupSkb(program) => program
+                .attach(cgroup, CgroupSkbAttachType::Ingress, mode)
+                .and_then(|id| program.take_link(id))
+                .map(FdLink::try_from),
             Program::CgroupSockopt(_) => {
                 let link = sys::link_getsockopt(program_fd(name, program)?, cgroup.as_fd())
                     .map_err(|error| Error::system(format!("attach {name}"), error))?;

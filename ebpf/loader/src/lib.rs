@@ -27,7 +27,7 @@ mod sys;
 mod table;
 mod trial;
 
-pub use attach::{AttachMode, Attachment, CLSACT_PRIORITY, Hook, TOA_PROGRAMS};
+pub use attach::{AttachMode, Attachment, CLSACT_PRIORITY, Hook, TOA_PROGRAMS, UOA_PROGRAMS};
 pub use error::Error;
 pub use maps::{CounterValues, Maps};
 pub use object::is_embedded;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use aya::maps::{MapData, PerCpuArray};
 use turnpike_ebpf_abi::bypass::{AdmitKey, FlowKey};
+use turnpike_ebpf_abi::uoa::{UoaCounter, UoaKey, UoaPeer};
 use turnpike_ebpf_abi::{
     Addr, Counter, ExemptKey, FlowTable, LbSource, LbStats, LpmKey, MarkConfig, MarkState, PodEntry, PortKey,
     ToaConfig, ToaEvent, ToaTally, Uplink, Veth, names,
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::percpu::Tallies;
 use crate::table::Table;
 
-/// Counters by the names in [`Counter::ALL`], summed over CPUs.
+/// Counters by the names in [`Counter::ALL`] and [`UoaCounter::ALL`], summed over CPUs.
 pub type CounterValues = BTreeMap<&'static str, u64>;
 
 /// Every map, each with its own descriptor.
@@ -52,7 +53,10 @@ pub struct Maps {
     pub toa_pods: Tallies<Addr, ToaTally>,
     /// The latest connections that TOA looked at; only the programs write it.
     pub toa_events: Table<FlowKey, ToaEvent>,
+    /// Clients by the director that a socket sees; only the programs write it.
+    pub uoa_clients: Table<UoaKey, UoaPeer>,
     counters: PerCpuArray<MapData, u64>,
+    uoa_counters: PerCpuArray<MapData, u64>,
 }
 
 impl std::fmt::Debug for Maps {
@@ -64,12 +68,14 @@ impl std::fmt::Debug for Maps {
 impl Maps {
     /// Opens the pins in `folder`.
     pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
-        let counters = folder.join(names::MAP_COUNTERS);
-        let counters = MapData::from_pin(&counters)
-            .and_then(|data| PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data)))
-            .map_err(|error| {
-                Error::system(format!("open {}", counters.display()), std::io::Error::other(error))
-            })?;
+        let counters = |name| {
+            let path = folder.join(name);
+            MapData::from_pin(&path)
+                .and_then(|data| PerCpuArray::try_from(aya::maps::Map::PerCpuArray(data)))
+                .map_err(|error| {
+                    Error::system(format!("open {}", path.display()), std::io::Error::other(error))
+                })
+        };
         Ok(Self {
             lb_sources: Table::open(&folder.join(names::MAP_LB_SOURCES))?,
             lb_ports: Table::open(&folder.join(names::MAP_LB_PORTS))?,
@@ -89,7 +95,9 @@ impl Maps {
             lb_stats: Tallies::open(&folder.join(names::MAP_LB_STATS))?,
             toa_pods: Tallies::open(&folder.join(names::MAP_TOA_PODS))?,
             toa_events: Table::open(&folder.join(names::MAP_TOA_EVENTS))?,
-            counters,
+            uoa_clients: Table::open(&folder.join(names::MAP_UOA_CLIENTS))?,
+            counters: counters(names::MAP_COUNTERS)?,
+            uoa_counters: counters(names::MAP_UOA_COUNTERS)?,
         })
     }
 
@@ -207,10 +215,11 @@ impl Maps {
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<CounterValues, Error> {
         let mut values = CounterValues::new();
-        for (counter, name) in Counter::ALL {
-            let cpus = self
-                .counters
-                .get(&(counter as u32), 0)
+        let of = Counter::ALL.map(|(counter, name)| (&self.counters, counter as u32, name));
+        let of_uoa = UoaCounter::ALL.map(|(counter, name)| (&self.uoa_counters, counter as u32, name));
+        for (array, index, name) in of.into_iter().chain(of_uoa) {
+            let cpus = array
+                .get(&index, 0)
                 .map_err(|error| Error::system("read the counters", std::io::Error::other(error)))?;
             values.insert(name, cpus.iter().sum());
         }

@@ -46,6 +46,9 @@ mod toa;
 #[path = "kernel/towards_pod.rs"]
 mod towards_pod;
 #[cfg(test)]
+#[path = "kernel/uoa.rs"]
+mod uoa;
+#[cfg(test)]
 #[path = "kernel/verifier.rs"]
 mod verifier;
 #[cfg(test)]

@@ -316,6 +316,15 @@ fn bypassing(address: &Addr) -> Option<&'static LbSource> {
     (source.flags & LbSource::BYPASS != 0).then_some(source)
 }
 
+/// The entry of a load balancer whose UOA is believed.
+#[inline(always)]
+pub fn has_uoa(address: &Addr) -> Option<&'static LbSource> {
+    let source = LB_SOURCES.get(Key::new(128, *address))?;
+    // SAFETY: map values outlive the program run.
+    let source: &'static LbSource = unsafe { &*core::ptr::from_ref(source) };
+    (source.flags & LbSource::UOA != 0).then_some(source)
+}
+
 /// The trust that a source has, for TOA: its format, 0 for none, and its group.
 #[inline(always)]
 pub fn toa_of(address: &Addr) -> (u32, u32) {

@@ -20,9 +20,10 @@ mod route;
 mod shadow;
 mod spoof;
 mod toa;
+mod uoa;
 
-use aya_ebpf::macros::{cgroup_sock_addr, cgroup_sockopt, classifier, sock_ops};
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext, SockoptContext, TcContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, cgroup_sockopt, classifier, sock_ops};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext, TcContext};
 use turnpike_ebpf_abi::MarkConfig;
 
 /// Let the packet go on through the stack.
@@ -36,10 +37,14 @@ const DROP: i32 = 2;
 #[classifier]
 pub fn uplink(ctx: TcContext) -> i32 {
     match bypass::towards_pod(&ctx) {
-        bypass::Outcome::NotOurs => PASS,
+        bypass::Outcome::NotOurs => {
+            uoa::uncover(&ctx);
+            PASS
+        }
         bypass::Outcome::Stack(counter, reason) => {
             count::add(counter);
             count::to_pod(&ctx, reason);
+            uoa::uncover(&ctx);
             PASS
         }
         bypass::Outcome::Redirected(verdict, counter, reason) => {
@@ -150,6 +155,43 @@ pub fn toa_getpeername6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sockopt(getsockopt)]
 pub fn toa_getsockopt(ctx: SockoptContext) -> i32 {
     toa::nat64_peer(&ctx);
+    1
+}
+
+/// Reads UOA from what reaches a socket. Drops nothing.
+#[cgroup_skb(ingress)]
+pub fn uoa_ingress(ctx: SkBuffContext) -> i32 {
+    if let Some(counter) = uoa::learn(&ctx) {
+        uoa::count(counter);
+    }
+    1
+}
+
+/// recvmsg() of an IPv4 datagram: the client instead of its director.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn uoa_recvmsg4(ctx: SockAddrContext) -> i32 {
+    uoa::other_end4(&ctx, uoa::Way::Received);
+    1
+}
+
+/// recvmsg() on an IPv6 socket, IPv4 datagrams as `::ffff:a.b.c.d` among them.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn uoa_recvmsg6(ctx: SockAddrContext) -> i32 {
+    uoa::other_end6(&ctx, uoa::Way::Received);
+    1
+}
+
+/// sendmsg() of an IPv4 datagram: to the director instead of its client.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn uoa_sendmsg4(ctx: SockAddrContext) -> i32 {
+    uoa::other_end4(&ctx, uoa::Way::Sent);
+    1
+}
+
+/// sendmsg() of an IPv6 datagram.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn uoa_sendmsg6(ctx: SockAddrContext) -> i32 {
+    uoa::other_end6(&ctx, uoa::Way::Sent);
     1
 }
 

@@ -86,7 +86,7 @@ pub(crate) enum Listener {
     Deferring,
 }
 
-/// The running server, on port 80.
+/// The running server.
 pub(crate) struct Server {
     child: Child,
     lines: Receiver<String>,
@@ -100,10 +100,16 @@ impl Server {
             Listener::Mptcp => "mptcp",
             Listener::Deferring => "deferring",
         };
+        Self::run(cgroup, SCRIPT, &[&family.to_string(), kind])
+    }
+
+    /// Starts another script, which says `ready` when it is.
+    pub(crate) fn run(cgroup: &Cgroup, script: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new("sh")
-            .args(["-c", r#"echo $$ > "$1/cgroup.procs" && exec python3 -c "$2" "$3" "$4""#, "sh"])
+            .args(["-c", r#"echo $$ > "$1/cgroup.procs" && shift && exec python3 -c "$@""#, "sh"])
             .arg(&cgroup.path)
-            .args([SCRIPT, &family.to_string(), kind])
+            .arg(script)
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3");
