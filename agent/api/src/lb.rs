@@ -95,6 +95,12 @@ pub struct ToaReport {
     /// getsockopt() tells IPv6 clients of IPv4 sockets there.
     #[serde(default)]
     pub nat64: bool,
+    /// Sources that name clients of UDP sessions.
+    #[serde(default)]
+    pub uoa_sources: Vec<String>,
+    /// Those clients are told there.
+    #[serde(default)]
+    pub uoa: bool,
     /// Processes of the pod outside of that cgroup: theirs see no client addresses. At most five, as `nginx (7)`.
     pub outside: Vec<String>,
     /// Connections by outcome: `hit`, `late`, `miss`, `untrusted`, `malformed`, `opted_out`.

@@ -44,8 +44,14 @@ impl Drain {
         for (name, old) in &self.last {
             let rest = rest_of(old, wanted.get(name));
             if old.drain_s > 0 && !rest.is_empty() {
-                let source =
-                    LbSource { cidrs: rest, toa: None, toa_in_syn: false, toa_nat64: false, ..old.clone() };
+                let source = LbSource {
+                    cidrs: rest,
+                    toa: None,
+                    toa_in_syn: false,
+                    toa_nat64: false,
+                    uoa: false,
+                    ..old.clone()
+                };
                 self.draining.push(Draining { name: name.clone(), source, since: now });
             }
         }

@@ -102,6 +102,7 @@ pub fn node_state<'a>(
                     toa: source.toa,
                     toa_in_syn: source.toa_in_syn,
                     toa_nat64: source.toa_nat64,
+                    uoa: source.uoa,
                     ports: source.ports.iter().copied().collect(),
                     uplinks: source.uplinks.iter().cloned().collect(),
                     namespaces: source.namespaces.iter().cloned().collect(),

@@ -52,6 +52,10 @@ fn check(report: &ToaReport) -> String {
     if report.nat64 {
         screen.push_str("NAT64: getsockopt(IPPROTO_IP, 4096) tells IPv6 clients of IPv4 sockets\n");
     }
+    if report.uoa {
+        screen
+            .push_str(&format!("UDP: clients that {} names are told (UOA)\n", report.uoa_sources.join(", ")));
+    }
     for source in &report.sources {
         let cidrs = source.cidrs.join(", ");
         screen.push_str(&format!(
@@ -110,6 +114,8 @@ mod tests {
             cgroup: Some("/sys/fs/cgroup/kubepods".into()),
             programs: 3,
             nat64: true,
+            uoa: true,
+            uoa_sources: vec!["dpvs".into()],
             counters: [("hit".to_owned(), 1), ("miss".to_owned(), 0)].into(),
             connections: vec![ToaConnectionReport {
                 ago_s: 3,
@@ -126,6 +132,7 @@ mod tests {
             "pod web/www (10.244.1.5)\n\
              attached: 3 of 3 programs to /sys/fs/cgroup/kubepods\n\
              NAT64: getsockopt(IPPROTO_IP, 4096) tells IPv6 clients of IPv4 sockets\n\
+             UDP: clients that dpvs names are told (UOA)\n\
              expected: Toa254 (option 254) from 10.9.1.0/24 (lvs)\n\
              connections: hit 1, miss 0\n\
              \nlatest\n\

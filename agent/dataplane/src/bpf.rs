@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 
 use turnpike_ebpf_loader::abi::{Addr, MarkConfig, MarkState, PodEntry, Veth, names};
 use turnpike_ebpf_loader::{
-    AttachMode, Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, remove_all,
+    AttachMode, Attachment, Changes, CounterValues, Error, Hook, OpenOptions, Programs, UOA_PROGRAMS,
+    remove_all,
 };
-use turnpike_model::desired::{DesiredState, Endpoint};
+use turnpike_model::desired::{DesiredState, Endpoint, LbSource};
 
 use admission::Admission;
 
@@ -300,7 +301,7 @@ impl Bpf {
                 "no bypass: load-balancer traffic goes through netfilter, past conntrack by nftables' notrack only",
             );
         }
-        if desired.lb_sources.values().any(|source| source.toa.is_some()) {
+        if desired.lb_sources.values().any(|source| source.toa.is_some() || source.uoa) {
             missing(
                 Severity::Failed,
                 "no TOA: servers see the load balancer's address instead of the client's",
@@ -323,6 +324,8 @@ struct Toa {
     cgroup: u64,
     /// getsockopt() is answered, too.
     nat64: bool,
+    /// Clients of UDP sessions are told, too.
+    uoa: bool,
 }
 
 /// The links behind which a pod's limits sit.
@@ -405,8 +408,8 @@ impl Session<'_> {
             shadows.extend(entries::shadows(endpoint, indices));
             exempt.extend(entries::exempt(endpoint, link.index));
         }
-        let bypasses = view.desired.lb_sources.values().any(|source| source.bypass);
-        let uplinks = if bypasses { view.uplinks } else { &[] };
+        let hooked = view.desired.lb_sources.values().any(|source| source.bypass || source.uoa);
+        let uplinks = if hooked { view.uplinks } else { &[] };
         hooks.extend(uplinks.iter().map(|uplink| ((Hook::Uplink, uplink.ifindex), uplink.name.as_str())));
         hooks.extend(view.trees.iter().map(|(index, name)| ((Hook::Classify, *index), *name)));
         let (sources, ports) = entries::lb_sources(view.desired, uplinks);
@@ -536,9 +539,9 @@ impl Session<'_> {
         cgroup: Option<&Path>,
         attached: &mut Option<Toa>,
     ) -> Result<(), Error> {
-        let mut sources = desired.lb_sources.values().filter(|source| source.toa.is_some()).peekable();
-        let wanted = sources.peek().is_some();
-        let nat64 = sources.any(|source| source.toa_nat64);
+        let any = |what: fn(&LbSource) -> bool| desired.lb_sources.values().any(what);
+        let (nat64, uoa) = (any(|source| source.toa_nat64), any(|source| source.uoa));
+        let wanted = uoa || any(|source| source.toa.is_some());
         let mut present = BTreeMap::<u64, BTreeSet<&str>>::new();
         for attachment in self.programs.attachments()? {
             if let Attachment::Cgroup { program, cgroup } = attachment {
@@ -551,15 +554,19 @@ impl Session<'_> {
                 self.programs.maps().set_toa(&entries::toa(desired))?;
                 let mut toa = match known.filter(|toa| present.contains_key(&toa.cgroup)) {
                     Some(toa) => toa,
-                    None => Toa { cgroup: self.programs.attach_toa(cgroup)?, nat64: false },
+                    None => Toa { cgroup: self.programs.attach_toa(cgroup)?, nat64: false, uoa: false },
                 };
-                let recorded = present
-                    .get(&toa.cgroup)
-                    .is_some_and(|programs| programs.contains(names::PROG_TOA_SOCKOPT));
+                let present = present.get(&toa.cgroup).cloned().unwrap_or_default();
                 *attached = Some(toa);
-                if nat64 != toa.nat64 || nat64 != recorded {
+                if nat64 != toa.nat64 || nat64 != present.contains(names::PROG_TOA_SOCKOPT) {
                     self.programs.set_nat64(cgroup, nat64)?;
                     toa.nat64 = nat64;
+                    *attached = Some(toa);
+                }
+                let recorded = UOA_PROGRAMS.into_iter().filter(|program| present.contains(program)).count();
+                if uoa != toa.uoa || recorded != if uoa { UOA_PROGRAMS.len() } else { 0 } {
+                    self.programs.set_uoa(cgroup, uoa)?;
+                    toa.uoa = uoa;
                     *attached = Some(toa);
                 }
             }

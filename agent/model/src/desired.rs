@@ -188,6 +188,9 @@ pub struct LbSource {
     /// getsockopt() tells IPv6 clients of IPv4 sockets.
     #[serde(default)]
     pub toa_nat64: bool,
+    /// Clients of UDP sessions are told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uoa: bool,
     /// Destination ports at the pod that qualify; empty is every TCP port and no UDP port.
     pub ports: BTreeSet<ServicePort>,
     /// Interfaces through which they reach the node; empty is every uplink.

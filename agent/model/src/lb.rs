@@ -28,6 +28,11 @@ pub struct LoadBalancerSourceSpec {
     /// `getsockopt(IPPROTO_IP, 4096)`. Every getsockopt() of the node's pods pays for it.
     #[serde(default)]
     pub toa_nat64: bool,
+    /// UDP servers see the client that these directors name in an option of the first datagrams of a session (DPVS's UOA, as
+    /// IP option 31 or in protocol 248), and what they send to a client goes through its director. Every packet that
+    /// reaches a socket of the node's pods pays for it.
+    #[serde(default)]
+    pub uoa: bool,
     /// How long a range goes on bypassing after it was taken out (or the whole source was): established connections
     /// end in peace, or are picked up in mid-stream by conntrack afterwards. 900 seconds, unless given; at most a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]

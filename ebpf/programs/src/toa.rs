@@ -10,7 +10,7 @@
 //! An IPv4 socket address cannot say an IPv6 client (NAT64): servers that know of it ask by getsockopt(), as they ask DPVS's
 //! kernel module.
 //!
-//! Left out: UDP.
+//! UDP: see [`crate::uoa`].
 
 mod ends;
 mod options;

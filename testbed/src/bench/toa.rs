@@ -4,15 +4,15 @@
 //!   client 10.1.1.1 (and the director on it: VIP 10.9.0.1, local 10.9.1.1) ── n1 10.1.1.11: two servers
 //! ```
 //! Both servers are this program again (`--toa-server`), one in the cgroup that turnpike-agent serves, one outside of
-//! it. Each connection carries its own measurement back: the nanoseconds of a getpeername() or getsockopt() call. Runs
-//! alternate, the least counts.
+//! it. Each connection carries its own measurement back: the nanoseconds of a getpeername() or getsockopt() call, or of a
+//! datagram between two sockets of the server. Runs alternate, the least counts; UOA is off until the others have run.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Options;
 use super::rows::{Comparison, tell};
@@ -25,6 +25,8 @@ const FULL_RUNS: usize = 51;
 const CALLS: u32 = 100_000;
 /// In the number of calls that a server is asked for: getsockopt() calls, in place of getpeername().
 const GETSOCKOPT: u32 = 1 << 31;
+/// In the same number: datagrams, each sent and received.
+const DATAGRAMS: u32 = 1 << 30;
 /// Connections of one run.
 const CONNECTIONS: u32 = 300;
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -38,6 +40,16 @@ metadata: {name: lvs}
 spec: {cidrs: [10.9.1.0/24], toa: Toa254, toaNat64: true}
 ";
 
+/// The same with UOA.
+const WITH_UOA: &str = "\
+apiVersion: turnpike.io/v1alpha1
+kind: LoadBalancerSource
+metadata: {name: lvs}
+spec: {cidrs: [10.9.1.0/24], toa: Toa254, toaNat64: true, uoa: true}
+";
+/// Its programs.
+const UOA_PROGRAMS: usize = 5;
+
 /// The least of each measurement.
 #[derive(Debug, Clone, Copy)]
 struct Least {
@@ -45,12 +57,13 @@ struct Least {
     behind_director: f64,
     getsockopt: f64,
     connect: f64,
+    datagram: f64,
 }
 
 impl Default for Least {
     fn default() -> Self {
         let more = f64::INFINITY;
-        Self { direct: more, behind_director: more, getsockopt: more, connect: more }
+        Self { direct: more, behind_director: more, getsockopt: more, connect: more, datagram: more }
     }
 }
 
@@ -83,6 +96,18 @@ pub(super) fn run(options: &Options) -> Result<()> {
             least.connect = least.connect.min(connections(&client, direct)?);
         }
     }
+    turnpike.set_resource("balancer.yaml", WITH_UOA)?;
+    poll_result(DEADLINE, "UOA to be switched on", || {
+        let pins = node.text(&["find", "/sys/fs/bpf", "-name", "cgroup-uoa_*"])?;
+        ensure!(pins.lines().count() == UOA_PROGRAMS, "{pins}");
+        Ok(())
+    })?;
+    for _ in 0..runs {
+        for (least, port) in least.iter_mut().zip(PORTS) {
+            let direct = SocketAddr::new("10.1.1.11".parse()?, port);
+            least.datagram = least.datagram.min(measured(&client, direct, CALLS | DATAGRAMS)?);
+        }
+    }
     let [with, without] = least;
     let peer = "no hooks";
     let rows = [
@@ -96,6 +121,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         ),
         Comparison::new("getsockopt with toaNat64", "ns a call", with.getsockopt, peer, without.getsockopt),
         Comparison::new("connect, answer, close", "µs", with.connect / 1e3, peer, without.connect / 1e3),
+        Comparison::new("a datagram with uoa", "ns", with.datagram, peer, without.datagram),
     ];
     tell(&format!("TOA, the least of {runs} alternating runs"), &rows, options.json.as_deref())?;
     drop((director, servers, turnpike));
@@ -140,7 +166,7 @@ fn server(node: &Node, port: u16, cgroup: &Path) -> Result<Process> {
 fn measured(client: &Node, at: SocketAddr, calls: u32) -> Result<f64> {
     let text = client.in_netns(|| exchange(at, calls))??;
     let (nanoseconds, _) = text.split_once(' ').context("a number")?;
-    Ok(nanoseconds.parse::<f64>()? / f64::from(calls & !GETSOCKOPT))
+    Ok(nanoseconds.parse::<f64>()? / f64::from(calls & !(GETSOCKOPT | DATAGRAMS)))
 }
 
 /// Nanoseconds of a connection with one getpeername() call.
@@ -169,6 +195,9 @@ pub(super) fn serve(port: u16, cgroup: &Path) -> Result<()> {
     std::fs::write(&file, std::process::id().to_string())
         .with_context(|| format!("enter {}", file.display()))?;
     let listener = TcpListener::bind(SocketAddr::new("0.0.0.0".parse()?, port))?;
+    let (sender, receiver) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+    receiver.set_read_timeout(Some(DEADLINE))?;
+    let to = receiver.local_addr()?;
     loop {
         let (mut stream, _) = listener.accept()?;
         let mut calls = [0; 4];
@@ -177,10 +206,14 @@ pub(super) fn serve(port: u16, cgroup: &Path) -> Result<()> {
             continue;
         }
         let calls = u32::from_be_bytes(calls);
+        let mut buffer = [0; 64];
         let begun = Instant::now();
         let mut seen = None;
-        for _ in 0..calls & !GETSOCKOPT {
-            if calls & GETSOCKOPT == 0 {
+        for _ in 0..calls & !(GETSOCKOPT | DATAGRAMS) {
+            if calls & DATAGRAMS != 0 {
+                sender.send_to(&buffer, to)?;
+                receiver.recv_from(&mut buffer)?;
+            } else if calls & GETSOCKOPT == 0 {
                 seen = Some(stream.peer_addr()?);
             } else if let Some(error) = stream.take_error()? {
                 return Err(error.into());

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use turnpike_testbed::{Lab, PodSpec, poll_result};
+use turnpike_testbed::{ContainerSpec, Image, Lab, PodSpec, poll_result};
 
 use super::{DEADLINE, KeptAlive, LOCAL, Rig, VIP, address, ask};
 
@@ -165,5 +165,104 @@ fn pods_are_left_out_of_the_bypass_by_annotation_and_by_namespace() -> Result<()
         Ok(())
     })?;
     drop((established, director, on, off, bank));
+    lab.finish()
+}
+
+/// Names clients of UDP sessions; DNS and a port of its own.
+const UOA: &str = "\
+apiVersion: turnpike.io/v1alpha1
+kind: LoadBalancerSource
+metadata: {name: dpvs}
+spec: {cidrs: [10.9.1.0/24, 'fd00:9:1::/64'], bypass: true, uoa: true, ports: [{protocol: UDP, port: 5353}]}
+";
+
+/// Says whom each datagram is from, to whom it is from.
+const UDP_SERVER: &str = "\
+import socket
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.bind(('::', 5353))
+while True:
+    data, peer = server.recvfrom(2000)
+    server.sendto(data + b' from %s %d' % (peer[0].encode(), peer[1]), peer)
+";
+
+/// A director's part by hand, as DPVS does it: the first datagram of a session in protocol 248 with the client, the second
+/// plain. Prints the answers.
+const DPVS: &str = "\
+import socket, struct, sys
+local, pod, client, port = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+family = socket.AF_INET6 if ':' in pod else socket.AF_INET
+answers = socket.socket(family, socket.SOCK_DGRAM)
+answers.bind((local, port))
+answers.settimeout(20)
+address = socket.inet_pton(family, client)
+option = struct.pack('!BBH', 31, 4 + len(address), 40000) + address
+header = struct.pack('!BBH', 0x20 if family == socket.AF_INET6 else 0x10, 17, 4 + len(option))
+payload = b'first'
+udp = struct.pack('!HHHH', port, 5353, 8 + len(payload), 0) + payload
+if family == socket.AF_INET6:
+    words = socket.inet_pton(family, local) + socket.inet_pton(family, pod) + struct.pack('!II', len(udp), 17) + udp
+    words += bytes(len(words) % 2)
+    total = sum(struct.unpack('!%dH' % (len(words) // 2), words))
+    while total > 0xffff:
+        total = (total & 0xffff) + (total >> 16)
+    udp = udp[:6] + struct.pack('!H', ~total & 0xffff or 0xffff) + udp[8:]
+raw = socket.socket(family, socket.SOCK_RAW, 248)
+raw.bind((local, 0))
+raw.sendto(header + option + udp, (pod, 0))
+print(answers.recv(2000).decode())
+answers.sendto(b'second', (pod, 5353))
+print(answers.recv(2000).decode())
+";
+
+/// Verifies: a UDP server in a pod sees the clients that a director names by UOA, its answers reach the director, on both
+/// families; a pod that opted out sees the director; taken out of the resource it ends; none of it is in conntrack.
+#[test]
+fn udp_servers_see_the_clients_that_a_director_names() -> Result<()> {
+    let lab = Lab::new("lb-uoa")?;
+    let rig = Rig::new(&lab, UOA)?;
+    let container = || ContainerSpec::new(Image::Python).command(&["python3", "-c", UDP_SERVER]);
+    let pod = rig.turnpike.run_pod(PodSpec::new("udp", container()))?;
+    let off = rig.turnpike.run_pod(PodSpec::new("off", container()).annotation("turnpike.io/toa", "off"))?;
+    for (local, length) in LOCAL.iter().zip([32, 128]) {
+        rig.director.addr("lo", &format!("{local}/{length}"))?;
+    }
+    let mut port = 5000;
+    let mut ask = |pod: &turnpike_testbed::Pod, v6: bool| -> Result<Vec<String>> {
+        let (local, to, client) = if v6 {
+            (LOCAL[1], pod.ipv6()?.to_string(), "fd00:c::10")
+        } else {
+            (LOCAL[0], pod.ipv4()?.to_string(), "192.0.2.10")
+        };
+        port += 1;
+        let text = rig.director.text(&["python3", "-c", DPVS, local, &to, client, &port.to_string()])?;
+        Ok(text.lines().map(str::to_owned).collect())
+    };
+    for (v6, client) in [(false, "::ffff:192.0.2.10"), (true, "fd00:c::10")] {
+        let answers = poll_result(DEADLINE, "the server to answer", || ask(&pod, v6))?;
+        assert_eq!(answers, [format!("first from {client} 40000"), format!("second from {client} 40000")]);
+    }
+    let answers = poll_result(DEADLINE, "the other server to answer", || ask(&off, false))?;
+    assert!(answers.iter().all(|line| line.contains("from ::ffff:10.9.1.1 ")), "{answers:?}");
+    let check = rig.turnpike(&["toa", "check", "default/udp"])?;
+    assert_eq!(
+        (&check["uoa"], &check["uoa_sources"][0]),
+        (&Value::from(true), &Value::from("dpvs")),
+        "{check:#}"
+    );
+    assert_eq!(check["findings"], Value::from(Vec::<Value>::new()), "{check:#}");
+    assert_eq!(rig.tracked()?, [0, 0], "the datagram with the option, too, stays out of conntrack");
+
+    rig.turnpike.set_resource("balancer.yaml", &UOA.replace("uoa: true, ", ""))?;
+    wait(&rig, &["toa", "check", "default/udp"], "the programs to go", |check| check["uoa"] == false)?;
+    let plain = "import socket, sys\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('10.9.1.1', 5001))\n\
+                 s.settimeout(20)\ns.sendto(b'plain', (sys.argv[1], 5353))\nprint(s.recv(2000).decode())";
+    let text = rig.director.text(&["python3", "-c", plain, &pod.ipv4()?.to_string()])?;
+    assert_eq!(
+        text.trim(),
+        "plain from ::ffff:10.9.1.1 5001",
+        "a session that was told about shows its director"
+    );
+    drop((pod, off));
     lab.finish()
 }

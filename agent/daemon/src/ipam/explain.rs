@@ -268,10 +268,11 @@ fn load_balancers(entry: &PodEntry, desired: &DesiredState) -> Vec<Fact> {
         } else {
             ""
         };
+        let uoa = if source.uoa && !record.toa_off { ", that of UDP sessions from UOA" } else { "" };
         let ports: Vec<String> =
             source.ports.iter().map(|port| format!("{:?} {}", port.protocol, port.port)).collect();
         let ports = if ports.is_empty() { "every TCP port".to_owned() } else { ports.join(", ") };
-        good("load balancer", format!("{name}: from {} to {ports} goes {way}{toa}", ranges.join(", ")))
+        good("load balancer", format!("{name}: from {} to {ports} goes {way}{toa}{uoa}", ranges.join(", ")))
     };
     desired.lb_sources.iter().map(words).collect()
 }

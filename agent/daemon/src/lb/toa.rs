@@ -35,6 +35,12 @@ pub(crate) fn check(agent: &Agent, request: &ToaCheckRequest) -> Result<ToaRepor
         addresses,
         opted_out: entry.record.toa_off,
         sources: sources(&desired),
+        uoa_sources: desired
+            .lb_sources
+            .iter()
+            .filter(|(_, source)| source.uoa)
+            .map(|(name, _)| name.clone())
+            .collect(),
         ..ToaReport::default()
     };
     match (seen, hooks) {
@@ -53,6 +59,7 @@ fn fill(report: &mut ToaReport, seen: &ToaOfPod, hooks: &HooksInForce, netns: Ne
     report.cgroup = hooks.toa_cgroup.as_ref().map(|path| path.display().to_string());
     report.programs = hooks.toa_programs;
     report.nat64 = hooks.toa_nat64;
+    report.uoa = hooks.uoa;
     if let Some(cgroup) = &hooks.toa_cgroup {
         report.outside = outside(netns, cgroup);
     }
@@ -74,8 +81,10 @@ fn sources(desired: &DesiredState) -> Vec<ToaSource> {
 
 /// Sources with a format that are not for pods of a namespace.
 fn left_out(desired: &DesiredState, namespace: &str) -> Vec<String> {
-    let sources =
-        desired.lb_sources.iter().filter(|(_, source)| source.toa.is_some() && !source.is_for(namespace));
+    let sources = desired
+        .lb_sources
+        .iter()
+        .filter(|(_, source)| (source.toa.is_some() || source.uoa) && !source.is_for(namespace));
     let words = |name| {
         format!(
             "{name} is not for namespace `{namespace}`: look at its spec.namespaces and spec.exceptNamespaces"
@@ -133,13 +142,16 @@ fn findings(report: &mut ToaReport) {
             "the pod's annotation turnpike.io/toa is \"off\": remove it and recreate the pod".to_owned(),
         );
     }
-    if report.sources.is_empty() {
+    if report.sources.is_empty() && report.uoa_sources.is_empty() {
         found.push("no LoadBalancerSource on this node has a toa format: no option is believed".to_owned());
     } else if report.cgroup.is_none() {
         found.push("no cgroup is configured in agent.toml: nothing is attached".to_owned());
     } else if report.programs < PROGRAMS {
         let attached = report.programs;
         found.push(format!("only {attached} of 3 programs are attached: `turnpike status` says why"));
+    }
+    if let (Some(name), false) = (report.uoa_sources.first(), report.uoa) {
+        found.push(format!("{name} has uoa, but its programs are not attached: `turnpike status` says why"));
     }
     if let Some(source) = report.sources.iter().find(|source| source.nat64 && !report.nat64) {
         let name = &source.name;
@@ -267,6 +279,7 @@ mod tests {
         assert!(found(&|report| report.sources.clear()).contains("no LoadBalancerSource"));
         assert!(found(&|report| report.programs = 1).contains("only 1 of 3"));
         assert!(found(&|report| report.sources[0].nat64 = true).contains("lvs has toaNat64"));
+        assert!(found(&|report| report.uoa_sources.push("dpvs".into())).contains("dpvs has uoa"));
         assert!(found(&|report| report.outside.push("nginx (7)".into())).contains("nginx (7)"));
         assert!(found(&|report| report.counters.extend([("miss".to_owned(), 2)])).contains("compare"));
     }

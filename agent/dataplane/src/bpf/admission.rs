@@ -82,7 +82,7 @@ impl Prefix<'_> {
             self.covering.iter().filter(|source| concerned(source)).all(|source| source.is_for(namespace))
         };
         let bypass = if all(|source| source.bypass) { Admit::BYPASS } else { 0 };
-        bypass | if all(|source| source.toa.is_some()) { Admit::TOA } else { 0 }
+        bypass | if all(|source| source.toa.is_some() || source.uoa) { Admit::TOA } else { 0 }
     }
 }
 

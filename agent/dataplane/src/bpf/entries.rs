@@ -186,6 +186,9 @@ pub(crate) fn lb_sources(
                         .map(|port| (PortKey::new(group, nft::protocol_number(port.protocol), port.port), 1)),
                 );
             }
+            if source.uoa {
+                entry.flags |= LbSource::UOA;
+            }
             if let Some(format) = source.toa
                 && narrowest.is_none_or(|length| cidr.prefix() > length)
             {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 use turnpike_ebpf_loader::abi::bypass::FlowKey;
 use turnpike_ebpf_loader::abi::{Addr, LbStats, LpmKey, ToaEvent, ToaTally, names};
-use turnpike_ebpf_loader::{AttachMode, Attachment, Error, Hook};
+use turnpike_ebpf_loader::{AttachMode, Attachment, Error, Hook, UOA_PROGRAMS};
 use turnpike_model::desired::DesiredState;
 
 use super::{Bpf, entries, words};
@@ -48,6 +48,8 @@ pub struct HooksInForce {
     pub toa_programs: usize,
     /// getsockopt() tells IPv6 clients of IPv4 sockets there.
     pub toa_nat64: bool,
+    /// UDP servers are told their clients there.
+    pub uoa: bool,
     /// The cgroup's path; `None` where none is configured.
     pub toa_cgroup: Option<std::path::PathBuf>,
 }
@@ -97,6 +99,7 @@ impl Bpf {
     pub(crate) fn hooks_in_force(&self) -> Result<HooksInForce, String> {
         let programs = self.programs.as_ref().map_err(Clone::clone)?;
         let mut hooks = HooksInForce { toa_cgroup: self.cgroup.clone(), ..HooksInForce::default() };
+        let mut uoa = 0;
         for attachment in programs.attachments().map_err(|error| words(&error))? {
             match attachment {
                 Attachment::Link { hook: Hook::Uplink, ifindex, mode } => {
@@ -106,9 +109,11 @@ impl Bpf {
                 Attachment::Link { .. } => {}
                 Attachment::Cgroup { cgroup, .. } if self.toa.is_none_or(|toa| toa.cgroup != cgroup) => {}
                 Attachment::Cgroup { program: names::PROG_TOA_SOCKOPT, .. } => hooks.toa_nat64 = true,
+                Attachment::Cgroup { program, .. } if UOA_PROGRAMS.contains(&program) => uoa += 1,
                 Attachment::Cgroup { .. } => hooks.toa_programs += 1,
             }
         }
+        hooks.uoa = uoa == UOA_PROGRAMS.len();
         Ok(hooks)
     }
 }
