@@ -12,6 +12,7 @@
 //! difference is the node's cost. Those of the other port go on to a socket. The least of many alternating runs counts,
 //! because whatever else runs on the machine only adds.
 
+mod programs;
 mod ways;
 
 use std::io::{Read as _, Write as _};
@@ -70,7 +71,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    let rows = compare(&ways, &least)?;
+    let mut rows = compare(&ways, &least)?;
+    rows.extend(own_programs(&director, &ways, &least, runs)?);
     tell(
         &format!("Load-balancer traffic, the least of {runs} alternating runs"),
         &rows,
@@ -106,6 +108,31 @@ fn compare(ways: &[Way], least: &[Least]) -> Result<Vec<Comparison>> {
         if tracked > 0.0 {
             put("conntrack", "entries afterwards", ours.tracked()?, tracked);
         }
+    }
+    Ok(rows)
+}
+
+/// What of our way is the program itself, with the kernel's own count of it. Separate runs: counting costs, too.
+fn own_programs(director: &Node, ways: &[Way], least: &[Least], runs: usize) -> Result<Vec<Comparison>> {
+    let none = ways.iter().zip(least).find(|(way, _)| !way.forwards).map(|(_, least)| *least);
+    let (Some(none), Some(way), Some(whole)) = (none, ways.first(), least.first()) else {
+        anyhow::bail!("no ways");
+    };
+    let pid = way.agent_pid().context("our agent")?;
+    let _counting = programs::Counting::start()?;
+    let mut rows = Vec::new();
+    for (to_pod, case, whole) in [
+        (true, "of that to the pod's link: our program", whole.to_link - none.to_link),
+        (false, "of that from the pod: our program", whole.from_link - none.from_link),
+    ] {
+        let mut own = f64::INFINITY;
+        for _ in 0..runs {
+            let before = programs::times(pid)?;
+            datagrams(director, way, SINK_PORT, to_pod)?;
+            let took = programs::busiest(&before, &programs::times(pid)?);
+            own = own.min(took.context("no program of the agent has run")?);
+        }
+        rows.push(Comparison::new(case, "ns a packet", own, "whole", whole));
     }
     Ok(rows)
 }

@@ -19,13 +19,18 @@ pub(super) struct Way {
     pub(super) director: IpAddr,
     pub(super) pod: IpAddr,
     node: Node,
-    _turnpike: Option<TurnpikeNode>,
+    turnpike: Option<TurnpikeNode>,
 }
 
 impl Way {
     /// Runs something on a thread in the pod's network namespace.
     pub(super) fn in_pod<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         pod::in_pod(&self.node, work)
+    }
+
+    /// The agent, where this way is ours.
+    pub(super) fn agent_pid(&self) -> Option<u32> {
+        self.turnpike.as_ref().map(TurnpikeNode::agent_pid)
     }
 
     /// Conntrack entries of the node.
@@ -72,7 +77,7 @@ fn ours(lab: &Lab, director: &Node) -> Result<Way> {
     let pod = pod::attach(&node)?;
     director.route(&format!("{pod}/32 via 10.1.0.11"))?;
     sinks(&node, director, name)?;
-    Ok(Way { name, forwards: true, director: "10.1.0.1".parse()?, pod, node, _turnpike: Some(turnpike) })
+    Ok(Way { name, forwards: true, director: "10.1.0.1".parse()?, pod, node, turnpike: Some(turnpike) })
 }
 
 fn by_hand(lab: &Lab, director: &Node, number: u8, name: &'static str) -> Result<Way> {
@@ -96,7 +101,7 @@ fn by_hand(lab: &Lab, director: &Node, number: u8, name: &'static str) -> Result
         director: format!("10.1.{number}.1").parse()?,
         pod: pod.parse()?,
         node,
-        _turnpike: None,
+        turnpike: None,
     })
 }
 
