@@ -7,6 +7,7 @@ mod corpus;
 mod daemon;
 mod idcs;
 mod limits;
+mod metrics;
 mod monitoring;
 mod nodes;
 mod operate;

@@ -57,6 +57,7 @@ pub(super) const LAB: &[Package] = &[
     ("iputils-ping", "ping"),
     ("ethtool", "link features"),
     ("procps", "process lists"),
+    ("prometheus", "promtool, which checks the alert rules"),
     ("systemd", "starts the units of deploy/ as a host does"),
 ];
 
