@@ -41,7 +41,7 @@ const FRAGMENT_HEADER: u8 = 44;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 /// More-fragments flag and fragment offset.
-const FRAGMENT: u16 = 0x3fffu16.to_be();
+pub const FRAGMENT: u16 = 0x3fffu16.to_be();
 
 /// What became of a packet.
 pub enum Outcome {

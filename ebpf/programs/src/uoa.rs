@@ -79,9 +79,9 @@ fn uncover4(ctx: &TcContext) -> Option<()> {
     let packet = Packet::new(ctx, ETH_LEN + IP4_LEN + size_of::<Covered4>());
     let ip = packet.at::<Ip4>(ETH_LEN)?;
     // SAFETY: `at` checked the bounds.
-    let (version_ihl, protocol, source, destination) =
-        unsafe { ((*ip).version_ihl, (*ip).protocol, addr4((*ip).source), addr4((*ip).destination)) };
-    if version_ihl != 0x45 || protocol != PROTOCOL || !is_for_pod(&source, &destination) {
+    let ip = unsafe { &*ip };
+    let whole = ip.version_ihl == 0x45 && ip.fragment_be & bypass::FRAGMENT == 0;
+    if !whole || ip.protocol != PROTOCOL || !is_for_pod(&addr4(ip.source), &addr4(ip.destination)) {
         return None;
     }
     let start = packet.at::<[u8; 4]>(ETH_LEN + IP4_LEN)?;

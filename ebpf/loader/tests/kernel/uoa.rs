@@ -296,6 +296,7 @@ fn what_carries_the_option_becomes_options() {
         ("a stranger, IPv6", covered(STRANGER[1], 9, server6, &six, "payload").bytes(), None),
         ("not to a pod", covered(DIRECTOR[0], 9, "10.1.3.99", &four, "payload").bytes(), None),
         ("with IP options", over4(&four).with(|frame| frame.ip_options = vec![1; 4]).bytes(), None),
+        ("a fragment", over4(&four).with(|frame| frame.fragment = 0x2000).bytes(), None),
         ("another length", over4(&[31, 4, 0, 1]).bytes(), None),
         (
             "cut short",
