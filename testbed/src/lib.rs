@@ -20,6 +20,7 @@ pub mod process;
 pub mod speakers;
 mod tun;
 pub mod turnpike_node;
+pub mod wall_clock;
 
 pub use capture::Capture;
 pub use containerd::{ContainerSpec, Containerd, Pod, PodSpec, RuntimeConfig};
@@ -34,3 +35,4 @@ pub use place::binary;
 pub use poll::{poll, poll_result};
 pub use process::Process;
 pub use turnpike_node::{TurnpikeConfig, TurnpikeNode};
+pub use wall_clock::WallClock;

@@ -1,7 +1,7 @@
 //! The host side of a pod's link: sysctls, MAC, gateway address, neighbours. Needs nothing from inside the pod, so
 //! it is also what [`crate::Dataplane::apply`] brings back after somebody changed it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -12,8 +12,10 @@ use crate::devconf::{LinkSysctl, V4, V6};
 use crate::endpoint::{self, GATEWAY_V6, HOST_MAC, LINK_PREFIX};
 use crate::links::{self, Link, Mac};
 use crate::netlink::{Netlink, Request};
-use crate::{DataplaneError, neighbours, sysctl};
+use crate::{DataplaneError, Uplink, neighbours, sysctl};
 
+/// Kinds of links that lead to other hosts, beside hardware, before they have an address.
+const OUTER_KINDS: [&str; 3] = ["bond", "team", "vlan"];
 /// Prefix length of every link-local address.
 const LINK_LOCAL_LENGTH: u8 = 64;
 
@@ -68,13 +70,40 @@ pub(crate) fn enable_forwarding() -> Result<(), DataplaneError> {
         return Ok(());
     }
     for name in sysctl::interfaces("ipv6").iter().filter(|name| !name.starts_with(LINK_PREFIX)) {
-        let key = format!("net/ipv6/conf/{name}/accept_ra");
-        if sysctl::read(&key)?.as_deref() == Some("1") {
-            sysctl::ensure(&key, "2")?;
-            tracing::info!(link = name, "accept_ra is 2 from now on: with forwarding, 1 would be deaf");
+        if sysctl::read(&LinkSysctl::V6(V6::AcceptRa).key(name))?.as_deref() == Some("1") {
+            listen(name)?;
         }
     }
     sysctl::ensure(all, "1").map(|_| ())
+}
+
+/// Lets uplinks that came when forwarding was on already hear router advertisements, too. Others stay deaf: what a bridge
+/// or a link of somebody else's container says must not become the node's default route.
+pub(crate) fn let_late_uplinks_listen(
+    links: &BTreeMap<String, Link>,
+    uplinks: &[Uplink],
+) -> Result<(), DataplaneError> {
+    let deaf = |link: &&Link| {
+        let is = |name| link.devconf.get(LinkSysctl::V6(name)) == Some(1);
+        is(V6::Forwarding) && is(V6::AcceptRa)
+    };
+    let leads_out = |link: &&Link| {
+        let named = uplinks.iter().any(|uplink| uplink.ifindex == link.index);
+        named || link.kind.as_deref().is_none_or(|kind| OUTER_KINDS.contains(&kind))
+    };
+    let ours = |link: &&Link| link.loopback || link.name.starts_with(LINK_PREFIX);
+    links
+        .values()
+        .filter(deaf)
+        .filter(leads_out)
+        .filter(|link| !ours(link))
+        .try_for_each(|link| listen(&link.name))
+}
+
+fn listen(name: &str) -> Result<(), DataplaneError> {
+    sysctl::ensure(&LinkSysctl::V6(V6::AcceptRa).key(name), "2")?;
+    tracing::info!(link = name, "accept_ra is 2 from now on: with forwarding, 1 would be deaf");
+    Ok(())
 }
 
 /// Brings the host side to what it should be; writes only differences. Answers whether it wrote anything.

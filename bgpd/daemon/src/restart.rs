@@ -22,6 +22,14 @@ struct Place {
     netns: u64,
 }
 
+/// Which boot of the host this is.
+///
+/// # Errors
+/// Without a mounted /proc.
+pub(crate) fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
 /// The record on disk.
 #[derive(Debug)]
 pub(crate) struct RestartRecord {
@@ -34,10 +42,9 @@ pub(crate) struct RestartRecord {
 impl RestartRecord {
     /// Looks for a predecessor's record.
     pub(crate) fn open(state_dir: &Path) -> Result<Self> {
-        let boot =
-            fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot ID")?;
+        let boot = boot_id().context("cannot read the boot ID")?;
         let netns = fs::metadata("/proc/self/ns/net").context("cannot identify the network namespace")?.ino();
-        Self::open_at(state_dir.join("sessions.json"), Place { boot: boot.trim().to_owned(), netns })
+        Self::open_at(state_dir.join("sessions.json"), Place { boot, netns })
     }
 
     fn open_at(path: PathBuf, here: Place) -> Result<Self> {

@@ -8,13 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use turnpike_agent_api::code;
-use turnpike_testbed::{Lab, binary, poll_result};
+use turnpike_testbed::{Lab, WallClock, binary, poll_result};
 
 use crate::bench::{Bench, DEADLINE};
 use crate::gates::TWO_ADDRESSES;
 
-/// What the agent's clock is off by: see libfaketime's `FAKETIME_TIMESTAMP_FILE`.
-const OFFSET: &str = "/run/clock";
 const STATE: &str = "/var/lib/turnpike";
 /// Of no boot that ever was.
 const ANOTHER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
@@ -24,29 +22,20 @@ const DECADE: u64 = 10 * 365 * 86_400;
 /// The agent's clock.
 struct Clock<'a> {
     bench: &'a Bench,
-    library: String,
+    wall: WallClock,
 }
 
 impl<'a> Clock<'a> {
     /// Restarts the agent with a clock that can be set, and that is right as yet.
     fn take(bench: &'a Bench) -> Result<Self> {
-        let folders = fs::read_dir("/usr/lib")?.filter_map(Result::ok).map(|entry| entry.path());
-        let mut libraries = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
-        let library =
-            libraries.find(|path| path.exists()).context("no libfaketime; run: cargo xtask setup")?;
-        let clock = Self { bench, library: library.display().to_string() };
-        // The library leaves files here when its process is killed: they go with the node.
-        bench.node.run(&["mount", "-t", "tmpfs", "none", "/dev/shm"])?;
-        clock.set("+0")?;
+        let clock = Self { bench, wall: WallClock::new(&bench.node)? };
         clock.restart()?;
         Ok(clock)
     }
 
     /// Sets it, for the running agent and those to come.
     fn set(&self, offset: &str) -> Result<()> {
-        let fresh = format!("{OFFSET}.new");
-        self.bench.node.write_file(&fresh, format!("{offset}\n"))?;
-        self.bench.node.run(&["mv", &fresh, OFFSET]).map(drop)
+        self.wall.set(offset)
     }
 
     /// SIGKILL, and the next agent.
@@ -56,12 +45,7 @@ impl<'a> Clock<'a> {
     }
 
     fn start(&self) -> Result<()> {
-        self.bench.restart_with(&[
-            ("LD_PRELOAD", &self.library),
-            ("FAKETIME_TIMESTAMP_FILE", OFFSET),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ])
+        self.bench.restart_with(&self.wall.environment())
     }
 
     /// The agent's next words are from another year than ours: earlier or later as this offset says.

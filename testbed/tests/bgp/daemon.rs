@@ -33,7 +33,7 @@ impl Daemon {
     /// Writes the file, starts the daemon and waits until it answers.
     pub(crate) fn start(node: &Node, config: &str) -> Result<Self> {
         node.write_file(DEFAULT_CONFIG, config)?;
-        let process = launch(node)?;
+        let process = launch(node, &[])?;
         let daemon = Self { node: node.clone(), process };
         daemon.wait_answer()?;
         Ok(daemon)
@@ -42,7 +42,7 @@ impl Daemon {
     /// Starts a daemon that is expected to give up; what it says.
     pub(crate) fn start_in_vain(node: &Node, config: &str) -> Result<String> {
         node.write_file(DEFAULT_CONFIG, config)?;
-        let process = launch(node)?;
+        let process = launch(node, &[])?;
         let status = process.wait_exit(DEADLINE)?;
         ensure!(!status.success(), "it ended well");
         Ok(process.log())
@@ -91,13 +91,20 @@ impl Daemon {
 
     /// Starts it again.
     pub(crate) fn start_again(&mut self) -> Result<()> {
-        self.process = launch(&self.node)?;
+        self.start_again_with(&[])
+    }
+
+    /// The same, with this in its environment, and in nobody else's on the way to it.
+    pub(crate) fn start_again_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        self.process = launch(&self.node, environment)?;
         self.wait_answer()
     }
 }
 
-fn launch(node: &Node) -> Result<Process> {
-    let mut command = node.command(binary("turnpike-bgpd")?)?;
-    command.args(["--config", DEFAULT_CONFIG]).env("RUST_LOG", "info,turnpike_bgpd=debug");
+fn launch(node: &Node, environment: &[(&str, &str)]) -> Result<Process> {
+    let mut command = node.command("env")?;
+    command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+    command.arg(binary("turnpike-bgpd")?).args(["--config", DEFAULT_CONFIG]);
+    command.env("RUST_LOG", "info,turnpike_bgpd=debug");
     node.spawn("turnpike-bgpd", command)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use turnpike_bgpd_api::view::PathView;
 use turnpike_bgpd_api::{DEFAULT_CONFIG, RibQuery, Select, Table};
-use turnpike_testbed::{Lab, Node, binary, poll_result};
+use turnpike_testbed::{Lab, Node, WallClock, binary, poll_result};
 
 const NEAR: &str = "\
 asn = 65001
@@ -288,8 +288,8 @@ fn operators_announce_hold_ask_again_and_watch() {
     lab.finish().unwrap();
 }
 
-/// Verifies: a drain goes on over SIGKILL and over an upgrade: what a peer is told until End-of-RIB carries the mark; called
-/// off, it stays off over a restart.
+/// Verifies: a drain goes on over SIGKILL and over an upgrade: what a peer is told until End-of-RIB carries the mark, and a
+/// wall clock that was set ahead meanwhile does not end the wait; called off, it stays off over a restart.
 #[test]
 fn a_drain_goes_on_after_a_restart() {
     let lab = Lab::new("bgp-drain-restart").unwrap();
@@ -300,10 +300,14 @@ fn a_drain_goes_on_after_a_restart() {
     let marked =
         |path: &PathView| path.communities.contains(&turnpike_bgpd_api::Community::GRACEFUL_SHUTDOWN);
     wait(&pair.far, "10.5.0.0/16", |path| path.is_some_and(marked)).unwrap();
-    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+    let clock = WallClock::new(&pair.near_node).unwrap();
+    clock.set("+10y").unwrap();
+    for (signal, environment) in
+        [(Signal::SIGKILL, &[][..]), (Signal::SIGTERM, &clock.environment()), (Signal::SIGTERM, &[])]
+    {
         let flaps = pair.far.peer("near").unwrap().flaps;
         pair.near.end(signal).unwrap();
-        pair.near.start_again().unwrap();
+        pair.near.start_again_with(environment).unwrap();
         poll_result(DEADLINE, "the session to come back", || {
             let peer = pair.far.peer("near")?;
             ensure!(peer.flaps > flaps && peer.session.is_some(), "{} {}", peer.flaps, peer.state);
@@ -312,7 +316,8 @@ fn a_drain_goes_on_after_a_restart() {
         })
         .unwrap();
         wait(&pair.far, "10.5.0.0/16", |path| path.is_some_and(marked)).unwrap();
-        assert!(pair.run(&["status"]).unwrap().contains("Draining"));
+        let status = pair.run(&["status"]).unwrap();
+        assert!(status.contains("Draining") && status.contains("withdrawing in 3"), "{status}");
     }
     pair.run(&["drain", "--cancel"]).unwrap();
     wait(&pair.far, "10.5.0.0/16", |path| path.is_some_and(|path| !marked(path))).unwrap();

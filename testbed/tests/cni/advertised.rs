@@ -42,7 +42,8 @@ fn accept_ra(node: &Node, interface: &str) -> Result<String> {
 
 /// Verifies: an uplink that listens to router advertisements keeps its default route when the agent switches forwarding on,
 /// goes on listening (the route is renewed, and goes when the router says so), and carries pods' traffic; the agent says what
-/// it has set, and doctor finds nothing wrong. An uplink that does not listen is left alone.
+/// it has set, and doctor finds nothing wrong. An uplink that does not listen is left alone; one that comes later and wants to
+/// does.
 #[test]
 fn an_uplink_keeps_the_default_route_that_its_router_advertises() -> Result<()> {
     let lab = Lab::new("cni-advertised")?;
@@ -90,6 +91,18 @@ fn an_uplink_keeps_the_default_route_that_its_router_advertises() -> Result<()> 
         assert!(line.starts_with("good"), "{doctor}");
     }
     pod.remove()?;
+
+    // Links that come when forwarding is on already: an uplink has an address, and what leads to somebody's container none.
+    lab.link(&n1, "late0", &outside, "late0")?;
+    lab.link(&n1, "inner0", &outside, "inner0")?;
+    n1.addr("late0", "10.1.9.1/24")?;
+    n1.run(&["sysctl", "-qw", "net.ipv6.conf.late0.accept_ra=1", "net.ipv6.conf.inner0.accept_ra=1"])?;
+    poll_result(DEADLINE * 3, "the late uplink to listen", || {
+        let value = accept_ra(&n1, "late0")?;
+        ensure!(value == "2", "accept_ra is {value}");
+        Ok(())
+    })?;
+    assert_eq!(accept_ra(&n1, "inner0")?, "1", "nobody asked for that one");
 
     // A router that ends takes its word back; who had gone deaf would believe it for the rest of a minute.
     radvd.stop()?;

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use turnpike_testbed::containerd::Pod;
-use turnpike_testbed::{Lab, Node, PodSpec, Process, poll_result};
+use turnpike_testbed::{Lab, Node, PodSpec, Process, binary, poll_result};
 
 use super::{DEADLINE, NODE, OUTSIDE, host, start};
 
@@ -53,6 +54,18 @@ fn pings(pod: &Pod, address: &str) -> Result<bool> {
     Ok(pod.exec_unchecked(&["ping", "-c", "1", "-W", "5", address], DEADLINE)?.exit_code == 0)
 }
 
+/// What `turnpike doctor` says of firewalld.
+fn doctor(node: &Node) -> Result<(String, String)> {
+    let bus = format!("DBUS_SYSTEM_BUS_ADDRESS={BUS}");
+    let program = binary("turnpike")?.display().to_string();
+    // It ends with 1 when something is bad, and a laboratory's node is short of several things.
+    let output = node.run_unchecked(&["env", &bus, &program, "doctor", "-o", "json"])?;
+    let checks: Value = serde_json::from_slice(&output.stdout)?;
+    let checks = checks.as_array().context("no list")?;
+    let check = checks.iter().find(|check| check["name"] == "firewalld").context("no such check")?;
+    Ok((check["verdict"].to_string(), check.to_string()))
+}
+
 /// What must work: pod to pod, to the node and to the outside; the outside to the pod and to its host port.
 fn all_reach(outside: &Node, a: &Pod, b: &Pod) -> Result<()> {
     for ((to, node), outer) in [b.ipv4()?, b.ipv6()?].into_iter().zip(NODE).zip(OUTSIDE) {
@@ -66,7 +79,7 @@ fn all_reach(outside: &Node, a: &Pod, b: &Pod) -> Result<()> {
 }
 
 /// Verifies: with firewalld as it comes, pods do not reach each other and nobody outside reaches them, while host ports
-/// work; the commands of docs/cni.md open all, IPv4 and IPv6; and reloading firewalld takes none of our rules.
+/// work; the commands of docs/cni.md open all, IPv4 and IPv6; doctor says both; and reloading firewalld takes none of our rules.
 #[test]
 fn pods_work_beside_firewalld_with_the_documented_commands() -> Result<()> {
     let lab = Lab::new("cni-firewalld")?;
@@ -88,6 +101,9 @@ fn pods_work_beside_firewalld_with_the_documented_commands() -> Result<()> {
         poll_result(DEADLINE, "a host port", || wget(&outside, address.parse()?, 18080))?;
     }
 
+    let (verdict, words) = doctor(node)?;
+    ensure!(verdict.contains("bad") && words.contains("10.244."), "{words}");
+
     let commands = documented();
     ensure!(commands.len() > 5, "docs/cni.md tells no commands: {commands:?}");
     for command in &commands {
@@ -95,6 +111,8 @@ fn pods_work_beside_firewalld_with_the_documented_commands() -> Result<()> {
     }
     all_reach(&outside, &a, &b)?;
     assert_eq!(ours()?, before);
+    let (verdict, words) = doctor(node)?;
+    ensure!(verdict.contains("good"), "{words}");
     firewall(node, &["firewall-cmd", "--reload"])?;
     firewall(node, &["firewall-cmd", "--complete-reload"])?;
     assert_eq!(ours()?, before, "after reloads");

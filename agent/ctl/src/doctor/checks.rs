@@ -1,5 +1,6 @@
 //! The checks: each a function of the facts. Pure.
 
+mod firewall;
 mod machine;
 
 use std::net::IpAddr;
@@ -38,7 +39,7 @@ type Judge = fn(&Facts) -> Outcome;
 
 /// All checks in the order in which a person mends things.
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
-    let checks: [(&'static str, Judge); 21] = [
+    let checks: [(&'static str, Judge); 22] = [
         ("agent", agent),
         ("resources", resources),
         ("kernel", kernel),
@@ -54,7 +55,8 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         ("MTU", mtu),
         ("networkd", networkd),
         ("NetworkManager", network_manager),
-        ("FORWARD policy", forward_policy),
+        ("FORWARD policy", firewall::forward_policy),
+        ("firewalld", firewall::firewalld),
         ("route protocol", route_protocol),
         ("next hops", next_hops),
         ("softnet", machine::softnet),
@@ -344,30 +346,6 @@ fn network_manager(facts: &Facts) -> Outcome {
             "install deploy/NetworkManager/10-turnpike.conf in /etc/NetworkManager/conf.d, then nmcli general reload",
         ),
     }
-}
-
-fn forward_policy(facts: &Facts) -> Outcome {
-    let deaf: Vec<&str> =
-        facts.dropping.iter().filter(|chain| !chain.names_ours).map(|chain| chain.name.as_str()).collect();
-    if !deaf.is_empty() {
-        let remedy = if facts.managers.firewalld {
-            "firewall-cmd --permanent --zone=trusted --add-interface=tpk+ && firewall-cmd --reload"
-        } else {
-            "iptables -I FORWARD -i tpk+ -j ACCEPT; iptables -I FORWARD -o tpk+ -j ACCEPT (ip6tables, too), and \
-             keep it over a reboot"
-        };
-        return bad(
-            format!("{} drops what no rule accepts, and none names our links", deaf.join(", ")),
-            remedy,
-        );
-    }
-    if facts.managers.firewalld {
-        return warn(
-            "firewalld runs: a reload of it may drop what pods send",
-            "firewall-cmd --permanent --zone=trusted --add-interface=tpk+ && firewall-cmd --reload",
-        );
-    }
-    good("no chain drops forwarded packets")
 }
 
 /// Ours go to pods' links or are blackholes for blocks.

@@ -15,6 +15,8 @@ pub(super) struct Facts {
     pub(super) cni: Cni,
     /// Base chains at the forward hook whose policy is drop.
     pub(super) dropping: Vec<DroppingChain>,
+    /// `None` when it does not run.
+    pub(super) firewalld: Option<Firewalld>,
     /// Of turnpike-agent; `None` when it does not answer.
     pub(super) agent: Option<AgentFacts>,
     pub(super) agent_error: Option<String>,
@@ -94,7 +96,6 @@ pub(super) struct Managers {
     pub(super) networkd_snippets: bool,
     pub(super) network_manager: bool,
     pub(super) network_manager_snippet: bool,
-    pub(super) firewalld: bool,
 }
 
 /// The runtime's side.
@@ -115,6 +116,33 @@ pub(super) struct DroppingChain {
     pub(super) name: String,
     /// Some rule of it names our links.
     pub(super) names_ours: bool,
+}
+
+/// What firewalld is configured with, as it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Firewalld {
+    /// Empty when it does not answer.
+    pub(super) zones: Vec<Zone>,
+    pub(super) policies: Vec<Policy>,
+}
+
+/// A zone of firewalld.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Zone {
+    pub(super) name: String,
+    /// Its target is ACCEPT.
+    pub(super) accepts: bool,
+    pub(super) interfaces: Vec<String>,
+    pub(super) sources: Vec<(IpAddr, u8)>,
+}
+
+/// A policy of firewalld, between zones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// Its target is ACCEPT.
+    pub(super) accepts: bool,
+    pub(super) ingress: Vec<String>,
+    pub(super) egress: Vec<String>,
 }
 
 /// What the agent says.

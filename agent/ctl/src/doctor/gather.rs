@@ -1,5 +1,6 @@
 //! Reads the facts. Everything is optional: what cannot be read is left empty, and its check says so.
 
+mod firewalld;
 mod machine;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub(super) fn gather(global: &Global, args: &DoctorArgs) -> Facts {
         managers: managers(),
         cni: cni(args),
         dropping: dropping(),
+        firewalld: firewalld::gather(),
         agent: asked.ok().map(agent_facts),
         agent_error,
         peers_down: peers_down(global),
@@ -145,7 +147,6 @@ fn managers() -> Managers {
         network_manager_snippet: ["/etc", "/run", "/usr/lib"]
             .iter()
             .any(|folder| Path::new(folder).join("NetworkManager/conf.d/10-turnpike.conf").exists()),
-        firewalld: Path::new("/run/firewalld.pid").exists() || Path::new("/run/firewalld").exists(),
     }
 }
 
@@ -186,6 +187,8 @@ fn dropping() -> Vec<DroppingChain> {
     list(&found, "nftables")
         .filter_map(|item| item.get("chain"))
         .filter(|chain| text(chain, "hook") == "forward" && text(chain, "policy") == "drop")
+        // What firewalld accepts is asked of firewalld.
+        .filter(|chain| text(chain, "table") != "firewalld")
         .map(|chain| {
             let (family, table, name) = (text(chain, "family"), text(chain, "table"), text(chain, "name"));
             let rules = Command::new("nft").args(["list", "chain", family, table, name]).output();
@@ -198,11 +201,12 @@ fn dropping() -> Vec<DroppingChain> {
         .collect()
 }
 
+fn range(cidr: &str) -> Option<(IpAddr, u8)> {
+    let (ip, length) = cidr.split_once('/')?;
+    Some((ip.parse().ok()?, length.parse().ok()?))
+}
+
 fn agent_facts(report: turnpike_agent_api::StatusReport) -> AgentFacts {
-    let range = |cidr: &str| {
-        let (ip, length) = cidr.split_once('/')?;
-        Some((ip.parse().ok()?, length.parse().ok()?))
-    };
     AgentFacts {
         pools: report
             .pools

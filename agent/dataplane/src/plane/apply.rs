@@ -42,6 +42,7 @@ impl Dataplane {
         let Some(links) = problems.take("links", read) else {
             return problems.0;
         };
+        problems.take("accept_ra", host::let_late_uplinks_listen(&links, &self.uplinks));
         self.remove_strangers(desired, &links, &mut problems);
         self.reconcile_endpoints(desired, &links, &mut problems);
         let links = if ours_are(&wanted_links(desired), &links) {

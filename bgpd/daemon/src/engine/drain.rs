@@ -1,10 +1,12 @@
 //! Leaving in order (RFC 8326): mark everything as about to go, wait until traffic has gone elsewhere, withdraw, and
 //! only then end the sessions. The opposite of a restart, which nobody shall notice.
 
+mod moment;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use tracing::{error, info};
 use turnpike_bgpd_api::view::Caller;
 use turnpike_bgpd_api::{Drain, ErrorReply, Reply};
 
+use self::moment::Moment;
 use super::requests::conflict;
 use super::{Engine, Stop};
 use crate::audit::Change;
@@ -43,16 +46,13 @@ struct Record {
     order: Drain,
     /// Networks are withdrawn already.
     withdrawn: bool,
-    /// When they are to be, in seconds since the Unix epoch.
-    withdraw_at: u64,
+    /// When they are to be.
+    #[serde(flatten)]
+    withdraw: Moment,
 }
 
 fn record_path(state: &Path) -> PathBuf {
     state.join("drain.json")
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Draining {
@@ -65,14 +65,14 @@ impl Draining {
         };
         let record: Result<Record, String> =
             read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
-        let Record { order, withdrawn, withdraw_at } = record
+        let Record { order, withdrawn, withdraw } = record
             .inspect_err(|error| error!(path = %path.display(), error, "a drain is forgotten: its record cannot be read"))
             .ok()?;
         let phase = if withdrawn {
             Phase::Withdrawn { until: (!order.keep_blocks).then(|| Instant::now() + WITHDRAWING) }
         } else {
-            // A clock that was set meanwhile makes the wait no longer than it was to be.
-            let left = withdraw_at.saturating_sub(unix_seconds()).min(order.wait.into());
+            // A clock that was set over a boot makes the wait no longer than it was to be.
+            let left = withdraw.left(&Moment::now()).min(order.wait.into());
             Phase::Marked { until: Instant::now() + Duration::from_secs(left) }
         };
         info!("a drain goes on");
@@ -85,7 +85,7 @@ impl Draining {
             Phase::Withdrawn { .. } => 0,
         };
         let withdrawn = matches!(self.phase, Phase::Withdrawn { .. });
-        Record { order: self.order.clone(), withdrawn, withdraw_at: unix_seconds().saturating_add(left) }
+        Record { order: self.order.clone(), withdrawn, withdraw: Moment::now().after(left) }
     }
 
     /// When to go on.

@@ -1,4 +1,6 @@
-use super::super::facts::{AgentFacts, Clock, Cni, DroppingChain, Kernel, Managers, Queues, Softnet};
+use super::super::facts::{
+    AgentFacts, Clock, Cni, DroppingChain, Firewalld, Kernel, Managers, Policy, Queues, Softnet, Zone,
+};
 use super::*;
 
 fn ip(text: &str) -> IpAddr {
@@ -135,8 +137,6 @@ fn mistakes_about_neighbours_in_the_kernel_and_the_runtime_are_found() {
         facts.dropping = vec![DroppingChain { name: "ip filter FORWARD".into(), names_ours: false }];
     });
     assert_eq!(named(dropping, &["ip filter FORWARD", "tpk+"]), ("FORWARD policy", Verdict::Bad));
-    let firewalld = with(|facts| facts.managers.firewalld = true);
-    assert_eq!(named(firewalld, &["firewall-cmd"]), ("FORWARD policy", Verdict::Warn));
     let far = with(|facts| facts.peers_down = vec![("rr1".into(), ip("10.9.9.9"), "timed out".into())]);
     assert_eq!(named(far, &["rr1", "multihopTtl"]), ("next hops", Verdict::Warn));
     let order = with(|facts| facts.cni.files.insert(0, ("05-bridge.conf".into(), vec!["bridge".into()])));
@@ -145,6 +145,50 @@ fn mistakes_about_neighbours_in_the_kernel_and_the_runtime_are_found() {
     assert_eq!(named(twice, &["twice"]), ("CNI conflist", Verdict::Warn));
     let absent = with(|facts| facts.cni.binary = false);
     assert_eq!(named(absent, &["install-cni"]), ("CNI conflist", Verdict::Bad));
+}
+
+#[test]
+fn firewalld_has_to_accept_what_is_from_pods_and_may_reject_what_is_to_them() {
+    let zone = |name: &str, accepts, interfaces: &[&str], sources: &[(&str, u8)]| Zone {
+        name: name.to_owned(),
+        accepts,
+        interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+        sources: sources.iter().map(|(network, length)| (ip(network), *length)).collect(),
+    };
+    let to_trusted =
+        |accepts| Policy { accepts, ingress: vec!["ANY".to_owned()], egress: vec!["trusted".to_owned()] };
+    let check = |zones: &[Zone], policies: &[Policy]| {
+        let firewalld = Firewalld { zones: zones.to_vec(), policies: policies.to_vec() };
+        let facts = Facts { firewalld: Some(firewalld), ..healthy() };
+        let check = all(&facts).into_iter().find(|check| check.name == "firewalld").unwrap();
+        (check.verdict, format!("{} {}", check.found, check.remedy.unwrap_or_default()))
+    };
+    let both: &[(&str, u8)] = &[("10.244.0.0", 16), ("fd00::", 16)];
+
+    assert_eq!(check(&[], &[]).0, Verdict::Unknown);
+    let (verdict, words) = check(&[zone("public", false, &["eth0"], both)], &[]);
+    assert_eq!(verdict, Verdict::Bad);
+    assert!(
+        words.contains("pods of v4, v6")
+            && words.contains("--add-source=fd00:244::/48; firewall-cmd --reload")
+    );
+    let (verdict, words) = check(&[zone("trusted", true, &["lo"], &both[1..])], &[to_trusted(true)]);
+    assert_eq!(verdict, Verdict::Bad);
+    assert!(words.contains("pods of v4 send") && !words.contains("fd00"), "{words}");
+    // A part of the pool is not the pool.
+    assert_eq!(check(&[zone("trusted", true, &[], &[("10.244.0.0", 17), both[1]])], &[]).0, Verdict::Bad);
+    for trusted in [zone("trusted", true, &[], both), zone("trusted", true, &["tpk+"], &[])] {
+        let zones = [zone("public", false, &["eth0"], &[]), trusted];
+        for policies in [&[][..], &[to_trusted(false)]] {
+            let (verdict, words) = check(&zones, policies);
+            assert_eq!(verdict, Verdict::Warn);
+            assert!(
+                words.contains("only host ports") && words.contains("--add-egress-zone=trusted"),
+                "{words}"
+            );
+        }
+        assert_eq!(check(&zones, &[to_trusted(true)]).0, Verdict::Good);
+    }
 }
 
 #[test]
