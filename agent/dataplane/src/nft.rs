@@ -3,6 +3,7 @@
 
 mod actual;
 mod expr;
+mod generation;
 mod host_ports;
 mod message;
 mod ranges;
@@ -28,6 +29,9 @@ use spec::{Base, BaseKind, ChainSpec, Element, Hook, SetKind, SetSpec, TableSpec
 pub(crate) struct Nftables {
     netlink: Netlink,
     table: String,
+    /// The generation of the namespace's rules at which our table was known to be like this: while nobody writes rules,
+    /// a pod that comes or goes is compared with this, and not with a dump of all pods'.
+    known: Option<(u32, TableSpec)>,
 }
 
 /// What a transaction is made of, before it is one: counted, so that nothing is sent for nothing.
@@ -66,7 +70,7 @@ impl Nftables {
             what: "open a netfilter socket".to_owned(),
             source,
         })?;
-        Ok(Self { netlink, table: table.to_owned() })
+        Ok(Self { netlink, table: table.to_owned(), known: None })
     }
 
     /// What the kernel calls the socket that writes.
@@ -76,7 +80,7 @@ impl Nftables {
 
     /// Brings the table to what `desired` asks for; answers whether anything was written.
     pub(crate) fn apply(&mut self, desired: &DesiredState) -> Result<bool, DataplaneError> {
-        self.reconcile(&rules::table(desired))
+        self.reconcile(rules::table(desired))
     }
 
     /// Host ports of an endpoint that lead nowhere, or elsewhere.
@@ -98,10 +102,33 @@ impl Nftables {
 
     /// Removes the table, if it is there.
     pub(crate) fn remove(&mut self) -> Result<bool, DataplaneError> {
-        self.reconcile(&TableSpec::default())
+        self.reconcile(TableSpec::default())
     }
 
-    fn reconcile(&mut self, wanted: &TableSpec) -> Result<bool, DataplaneError> {
+    fn reconcile(&mut self, wanted: TableSpec) -> Result<bool, DataplaneError> {
+        let before = generation::read(&mut self.netlink);
+        let known = self.known.take().filter(|(then, _)| before == Some(*then));
+        let written = match known.and_then(|(_, known)| self.write_since(&known, &wanted)) {
+            Some(written) => written,
+            None => self.compare_and_write(&wanted)?,
+        };
+        // Each transaction is a generation: with one more than ours, somebody else has written, too.
+        let ours = before.map(|before| before.wrapping_add(written.into()));
+        let now = generation::read(&mut self.netlink).filter(|now| ours == Some(*now));
+        self.known = now.map(|now| (now, wanted));
+        Ok(written)
+    }
+
+    /// Writes what has changed since the table was known to be like this. `None` where that is not all: the shape changes, or
+    /// the kernel has refused what should have been possible.
+    fn write_since(&mut self, known: &TableSpec, wanted: &TableSpec) -> Option<bool> {
+        let changes = since(&self.table, known, wanted)?;
+        self.write(&changes, true, false)
+            .inspect_err(|error| tracing::info!(%error, "the whole table is compared"))
+            .ok()
+    }
+
+    fn compare_and_write(&mut self, wanted: &TableSpec) -> Result<bool, DataplaneError> {
         let actual = actual::read(&mut self.netlink, &self.table)
             .map_err(|refusal| refused("read our table", &refusal))?;
         let changes = match &actual {
@@ -109,10 +136,15 @@ impl Nftables {
             None => all_new(&self.table, wanted),
             Some(actual) => differences(&self.table, actual, wanted),
         };
+        self.write(&changes, actual.is_some(), wanted.is_empty())
+    }
+
+    /// One transaction, unless nothing changes; answers whether there was one.
+    fn write(&mut self, changes: &Changes<'_>, exists: bool, empty: bool) -> Result<bool, DataplaneError> {
         if changes.is_empty() {
             return Ok(false);
         }
-        let batch = encode(&self.table, &changes, actual.is_some(), wanted.is_empty()).finalize();
+        let batch = encode(&self.table, changes, exists, empty).finalize();
         let bytes: Vec<u8> = batch.iter().flatten().copied().collect();
         self.netlink
             .transaction(&bytes, batch.sequence_numbers().collect())
@@ -180,6 +212,27 @@ fn differences<'a>(table: &str, actual: &ActualTable, wanted: &'a TableSpec) -> 
         }
     }
     changes
+}
+
+/// What leads from one table of ours to another that has the same sets and chains; `None` where it has others.
+fn since<'a>(table: &str, known: &TableSpec, wanted: &'a TableSpec) -> Option<Changes<'a>> {
+    let set_shape = |set: &SetSpec| (set.name, set.kind, set.fields.clone());
+    let chain_shape = |chain: &ChainSpec| (chain.name, chain.base);
+    let same_shape = !wanted.is_empty()
+        && known.sets.iter().map(set_shape).eq(wanted.sets.iter().map(set_shape))
+        && known.chains.iter().map(chain_shape).eq(wanted.chains.iter().map(chain_shape));
+    if !same_shape {
+        return None;
+    }
+    let mut changes = Changes::default();
+    for (before, set) in known.sets.iter().zip(&wanted.sets).filter(|(before, set)| before != set) {
+        let present = before.elements.iter().cloned().collect();
+        changes.elements.extend(element_changes(table, set, &present));
+    }
+    for (before, chain) in known.chains.iter().zip(&wanted.chains).filter(|(before, chain)| before != chain) {
+        changes.refill.push((chain, !before.rules.is_empty()));
+    }
+    Some(changes)
 }
 
 /// True where something must change its definition: then the table is replaced as a whole, in one transaction.

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use turnpike_model::desired::{DesiredState, Endpoint, LbSource, Masquerade, Protocol, ServicePort};
+use turnpike_dataplane::Dataplane;
+use turnpike_model::desired::{
+    DesiredState, Endpoint, HostPort, LbSource, Masquerade, Protocol, ServicePort,
+};
 
 use crate::sandbox::{
     Host, Pod, apply, attach, endpoint, json, nft_generation, run, same, snapshot, state, text,
@@ -161,8 +164,59 @@ fn thousands_of_sources_and_exceptions_are_one_transaction() {
     let generation = nft_generation();
     apply(&mut plane, &desired);
     assert_eq!(nft_generation(), generation + 1);
+    let generation = somebody_else_writes();
     apply(&mut plane, &desired);
-    assert_eq!(nft_generation(), generation + 1, "what was written reads back the same");
+    assert_eq!(nft_generation(), generation, "what was written reads back the same");
+}
+
+/// Somebody writes rules, and takes them back: what a data plane remembers of the rules is old. The generation after it.
+fn somebody_else_writes() -> u32 {
+    run("nft add table inet somebody");
+    run("nft delete table inet somebody");
+    nft_generation()
+}
+
+/// Verifies: what pods that come and go leave in the table, each of them compared with what is remembered of it, is what a
+/// comparison with the table itself would leave; what others have done to it meanwhile is undone by the next pod.
+#[test]
+fn the_table_that_is_remembered_is_the_one_that_is_there() {
+    let host = Host::enter();
+    let mut plane = host.open();
+    let mut desired = with_masquerade(with_director(DesiredState::default()));
+    apply(&mut plane, &desired);
+    let pods: Vec<Pod> = (0..6).map(|_| Pod::new()).collect();
+    let meanwhile = [
+        "nft list ruleset",
+        "nft list ruleset",
+        "nft flush set inet turnpike pods4",
+        "nft flush chain inet turnpike postrouting",
+        "nft delete table inet turnpike",
+        "nft add table inet theirs",
+    ];
+    let in_order = |plane: &mut Dataplane, desired: &DesiredState, when: &str| {
+        let generation = somebody_else_writes();
+        apply(plane, desired);
+        assert_eq!(nft_generation(), generation, "{when}");
+    };
+    for ((number, pod), line) in (1..).zip(&pods).zip(meanwhile) {
+        run(line);
+        let mut endpoint = endpoint(number);
+        let host_port = 8000 + u16::from(number);
+        let port = HostPort { protocol: Protocol::Tcp, host_port, container_port: 80, host_ip: None };
+        endpoint.host_ports.push(port);
+        attach(&mut plane, &endpoint, pod);
+        desired.endpoints.insert(endpoint.id.clone(), endpoint.clone());
+        // The first two come one right after the other.
+        if number > 1 {
+            in_order(&mut plane, &desired, &format!("pod {number} after {line}"));
+        }
+    }
+    while let Some((_, endpoint)) = desired.endpoints.pop_first() {
+        plane.detach(&endpoint.host_link).expect("detach");
+        if desired.endpoints.len() % 2 == 0 {
+            in_order(&mut plane, &desired, &endpoint.host_link);
+        }
+    }
 }
 
 /// ```text
