@@ -213,7 +213,7 @@ fn the_table_that_is_remembered_is_the_one_that_is_there() {
     }
     while let Some((_, endpoint)) = desired.endpoints.pop_first() {
         plane.detach(&endpoint.host_link).expect("detach");
-        if desired.endpoints.len() % 2 == 0 {
+        if desired.endpoints.len().is_multiple_of(2) {
             in_order(&mut plane, &desired, &endpoint.host_link);
         }
     }
