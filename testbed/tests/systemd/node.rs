@@ -43,7 +43,8 @@ fn confined(site: &Site, unit: &str) -> Result<BTreeSet<&'static str>> {
 
 /// Verifies: a node installed by the commands of README.md is at work when the last of them returns: doctor has nothing to
 /// say, both reflectors have the block; ADD and DEL through the installed plugin work under the units' restrictions, with
-/// eBPF, nftables, limits and TOA's hooks; pods' traffic outlives a restart and the absence of either daemon; a stop ends
+/// eBPF, nftables, limits and TOA's hooks, and with a gate that asks the gateway, as do a trace and the support bundle; pods'
+/// traffic outlives a restart and the absence of either daemon; a stop ends
 /// in time; the processes have the capabilities of their units and no others.
 #[test]
 fn a_node_installed_as_the_readme_says_serves_pods() -> Result<()> {
@@ -71,6 +72,11 @@ fn a_node_installed_as_the_readme_says_serves_pods() -> Result<()> {
     let bfdd = confined(&site, "turnpike-bfdd")?;
     ensure!(bfdd == ["CAP_NET_RAW"].into(), "{bfdd:?}");
 
+    // What pods are made to wait for, with the next agent.
+    let enforce = "/^.gates.gateway/,/^mode/ s/^mode = .*/mode = \"enforce\"/";
+    site.shell(&format!(
+        "sed -i '{enforce}' /etc/turnpike/agent.toml && grep -q '^mode = .enforce' /etc/turnpike/agent.toml"
+    ))?;
     for unit in DAEMONS {
         let before = site.unit(unit, "MainPID")?;
         site.machine.run(&["systemctl", "restart", unit])?;
@@ -82,6 +88,9 @@ fn a_node_installed_as_the_readme_says_serves_pods() -> Result<()> {
     ensure!(status["agent"]["pods"][0]["state"] == "ready", "{status:#}");
     let second = site.add("p2")?;
     site.reaches(&second)?;
+    let traced = site.shell("turnpike trace p2 10.1.3.1")?;
+    ensure!(traced.contains("ARRIVES") || traced.contains("LEAVES"), "{traced}");
+    site.shell("turnpike support-bundle -f /run/bundle.tar.gz && tar -tzf /run/bundle.tar.gz")?;
 
     // Both daemons change files of the operator's.
     site.shell("(cat /etc/turnpike/bgpd.toml; printf '[[network]]\\nprefix = \"10.9.0.1/32\"\\n') > /run/changed.toml")?;
