@@ -27,8 +27,8 @@ pub(super) fn firewalld(facts: &Facts) -> Outcome {
     if firewall.zones.is_empty() {
         return (
             Verdict::Unknown,
-            "it runs, but does not tell its zones".to_owned(),
-            Some(RELOAD.to_owned()),
+            "it has run since boot, but does not tell its zones".to_owned(),
+            Some("systemctl status firewalld".to_owned()),
         );
     }
     let Some(agent) = &facts.agent else {
