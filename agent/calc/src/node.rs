@@ -51,6 +51,8 @@ pub struct LocalPod {
     pub bypass_off: bool,
     /// MAC address that the runtime asked for.
     pub mac: Option<[u8; 6]>,
+    /// Where the runtime said that its network namespace is.
+    pub netns_path: String,
     /// Its namespace by the runtime's word; empty where that says none.
     pub namespace: String,
 }
@@ -157,6 +159,7 @@ impl LocalPod {
             bypass_off: self.bypass_off,
             namespace: self.namespace.clone(),
             mac: self.mac,
+            netns_path: self.netns_path.clone(),
         }
     }
 

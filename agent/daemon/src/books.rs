@@ -391,6 +391,7 @@ fn local_pod(record: &PodRecord) -> LocalPod {
         toa_off: record.toa_off,
         bypass_off: record.bypass_off,
         mac: record.mac,
+        netns_path: record.netns_path.clone(),
         namespace: record.pod.namespace.clone().unwrap_or_default(),
     }
 }

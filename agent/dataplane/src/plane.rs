@@ -2,6 +2,7 @@
 
 mod apply;
 mod attach;
+mod bursts;
 mod check;
 mod detach;
 mod trace;
@@ -57,6 +58,8 @@ pub struct Dataplane {
     cut_off: Vec<detach::CutOff>,
     /// Indices of pods' links by name, as they were seen last: without those that were cut off or removed since.
     indices: BTreeMap<Arc<str>, u32>,
+    /// Pods whose bursts are capped.
+    capped: bursts::Capped,
     /// The node's default routes, unless they may have changed.
     defaults: Option<Vec<KernelRoute>>,
 }
@@ -94,6 +97,7 @@ impl Dataplane {
             leaf_queue,
             cut_off: Vec::new(),
             indices: BTreeMap::new(),
+            capped: bursts::Capped::default(),
             defaults: None,
             memory: Memory(config.state.clone()),
             config,

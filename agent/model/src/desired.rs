@@ -91,6 +91,9 @@ pub struct Endpoint {
     /// MAC address that the runtime asked for; derived from the host link's name unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<[u8; 6]>,
+    /// Where the runtime said that its network namespace is; empty where that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub netns_path: String,
 }
 
 /// How what leaves through the uplinks is shared.

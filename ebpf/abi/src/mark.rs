@@ -30,10 +30,11 @@ pub struct MarkConfig {
     pub interval_ns: u64,
     /// Above this wait every packet that can be is marked at once: it stops slow start. Nanoseconds.
     pub ceiling_ns: u64,
-    /// Wait that may stand for each busy flow whose ends do not speak ECN; beyond it packets are dropped by the same
-    /// law. Nanoseconds.
+    /// Wait that may stand for each busy flow whose ends do not speak ECN, the time of its window: beyond it packets are
+    /// dropped by the same law. Others are not marked below a twelfth of it. Nanoseconds.
     pub early_ns: u64,
-    /// The longest wait of a flow: what comes then is dropped. Nanoseconds.
+    /// The longest wait of a flow: what comes then is dropped. Up to four times as long where [`Self::early_ns`] of all
+    /// busy flows is more than half of it. Nanoseconds.
     pub hold_ns: u64,
     /// [`Self::PACED`] or nothing.
     pub flags: u64,
@@ -125,7 +126,8 @@ pub struct Codel {
 pub struct MarkState {
     /// Guards all other fields.
     pub lock: bpf_spin_lock,
-    /// Packets that were dropped because their flow's wait, or the whole queue, was at its longest; modulo 2³².
+    /// Packets that were dropped because their flow's wait, or the whole queue, was at its longest, or nearly so in spite of
+    /// marks; modulo 2³².
     pub dropped: u32,
     /// When the virtual link will have sent all that it has let in. Monotonic nanoseconds.
     pub clock_ns: u64,
@@ -151,17 +153,23 @@ pub struct Flow {
     pub tag: u32,
     /// 1 once it has sent more than a sparse flow may: until it was silent for a while it keeps to its own queue.
     pub busy: u32,
-    /// When its fair share of the link will have sent all that it has let in. Monotonic nanoseconds.
-    pub clock_ns: u64,
+    /// Where the share's clock will be when all that it has let in has been sent. Nanoseconds.
+    pub finish_ns: u64,
     /// When a flow at a 32nd of the rate would have sent that. Monotonic nanoseconds.
     pub sparse_ns: u64,
     /// When its last packet came. Monotonic nanoseconds.
     pub seen_ns: u64,
+    /// When it may lose a packet again for taking no notice of marks. Monotonic nanoseconds.
+    pub spared_ns: u64,
     /// Its law.
     pub codel: Codel,
 }
 
-/// The flows of a link.
+/// The flows of a link, and their share of it.
+///
+/// The share's clock (`virtual_ns`) is how long each busy flow has had the link to itself so far: it runs at one nth of
+/// the pace of time while n of them have something queued. That is generalized processor sharing (Parekh and Gallager,
+/// 1993), which HTB's turns come close to.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FlowTable {
@@ -173,8 +181,20 @@ pub struct FlowTable {
     pub queued: u32,
     /// Always 0.
     pub unused: u32,
-    /// …and when the last packet of the place's flow came. In memory, for the verifier then sees every step alike.
+    /// …when the last packet of the place's flow came…
     pub oldest_ns: u64,
+    /// …and which finish is next. In memory, for the verifier then sees every step alike.
+    pub next_ns: u64,
+    /// The share's clock. Nanoseconds.
+    pub virtual_ns: u64,
+    /// The last finish of all. Nanoseconds.
+    pub last_finish_ns: u64,
+    /// Up to when the clock has been moved. Monotonic nanoseconds.
+    pub moved_ns: u64,
+    /// When all that was let in will have been sent. Monotonic nanoseconds.
+    pub empty_ns: u64,
+    /// When all that sparse flows sent will have been. Monotonic nanoseconds.
+    pub sparse_done_ns: u64,
     /// In the order of their queues.
     pub flows: [Flow; FLOWS],
 }
@@ -190,8 +210,8 @@ mod tests {
         assert_eq!(offset_of!(MarkState, lock), 0);
         assert_eq!(offset_of!(MarkState, clock_ns), 8);
         assert_eq!(offset_of!(MarkState, max_delay_ns), 72);
-        assert_eq!([offset_of!(FlowTable, lock), offset_of!(FlowTable, flows)], [0, 24]);
-        assert_eq!((size_of::<Codel>(), size_of::<Flow>(), size_of::<FlowTable>()), (24, 56, 24 + 16 * 56));
+        assert_eq!([offset_of!(FlowTable, lock), offset_of!(FlowTable, flows)], [0, 72]);
+        assert_eq!((size_of::<Codel>(), size_of::<Flow>(), size_of::<FlowTable>()), (24, 64, 72 + 16 * 64));
         assert_eq!(offset_of!(MarkConfig, flags), 56);
     }
 

@@ -68,7 +68,7 @@ pub const MAP_MARK_CONF: &str = "TPK_MARK_CONF";
 /// Hash: ifindex → [`crate::MarkState`].
 pub const MAP_MARK_STATE: &str = "TPK_MARK_STATE";
 /// Hash: ifindex → [`crate::FlowTable`].
-pub const MAP_MARK_FLOWS: &str = "TPK_MARK_FLOWS";
+pub const MAP_MARK_FLOWS: &str = "TPK_MARK_SHARES";
 /// Array of one: `u32`, 1 while there is any shadow limit, so that packets of the others pay next to nothing.
 pub const MAP_SHADOW_ON: &str = "TPK_SHADOW_ON";
 /// Hash: ifindex or [`crate::MarkConfig::shadow_from_pod_key`] → [`crate::MarkConfig`].

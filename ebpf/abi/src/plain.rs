@@ -42,7 +42,7 @@ plain! {
     crate::bypass::AdmitKey = 20,
     crate::mark::MarkConfig = 64,
     crate::mark::MarkState = 80,
-    crate::mark::FlowTable = 920,
+    crate::mark::FlowTable = 1096,
     crate::toa::ToaConfig = 8,
     crate::toa::ToaSock = 64,
     crate::toa::ToaTally = 48,

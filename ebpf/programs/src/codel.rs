@@ -44,6 +44,15 @@ pub fn due(state: &mut Codel, target_ns: u64, interval_ns: u64, now: u64, wait: 
     true
 }
 
+/// An episode begins with the packet at hand.
+#[inline(always)]
+pub fn begin(state: &mut Codel, interval_ns: u64, now: u64) {
+    state.episode = 1;
+    state.inv_sqrt_q32 = u32::MAX;
+    state.above_until_ns = now;
+    state.next_mark_ns = now + interval_ns;
+}
+
 /// interval / √episode.
 #[inline(always)]
 fn spacing(state: &Codel, interval_ns: u64) -> u64 {

@@ -24,8 +24,6 @@ static CONFIGS: HashMap<u32, MarkConfig> = HashMap::with_max_entries(names::MAX_
 #[btf_map(name = "TPK_MARK_STATE")]
 static STATES: BtfHashMap<u32, MarkState, { names::MAX_LINKS as usize }> = BtfHashMap::new();
 
-/// All flows together never wait for longer than this many of one flow's longest waits.
-const HORIZON: u64 = 2;
 /// Ethernet, IPv4 and TCP with timestamps: what each further segment of a GSO packet carries on the wire.
 const HEADERS4: u32 = 14 + 20 + 32;
 /// The same with IPv6.
@@ -79,12 +77,9 @@ pub fn limit(ctx: &TcContext, flags: u64) -> Outcome {
     let backlog = delay.saturating_sub(config.bucket_ns);
     // SAFETY: a plain helper call.
     let hash = unsafe { helpers::bpf_get_hash_recalc(skb(ctx)) };
-    let (verdict, class) = if backlog > config.hold_ns * HORIZON {
-        (Verdict::DropFull, SPARSE_CLASS)
-    } else {
-        let arrival = Arrival { hash, now, cost, backlog, capable: capable(ctx) };
-        flows::judge(ifindex, config, &arrival).unwrap_or((Verdict::Pass, SPARSE_CLASS))
-    };
+    let arrival = Arrival { hash, now, cost, backlog, capable: capable(ctx) };
+    let (verdict, class) = flows::judge(ifindex, config, &arrival)
+        .unwrap_or((flows::without_table(config, &arrival), SPARSE_CLASS));
     if verdict != Verdict::Pass {
         // SAFETY: as above.
         unsafe {

@@ -27,6 +27,7 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
         toa_off: false,
         bypass_off: false,
         mac: None,
+        netns_path: String::new(),
         namespace: "shop".to_owned(),
     }
 }

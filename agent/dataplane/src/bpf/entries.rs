@@ -299,6 +299,7 @@ mod tests {
             bypass_off: false,
             namespace: String::new(),
             mac: None,
+            netns_path: String::new(),
         }
     }
 

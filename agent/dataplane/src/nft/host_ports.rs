@@ -240,6 +240,7 @@ mod tests {
             bursts: Default::default(),
             exempt: Default::default(),
             mac: None,
+            netns_path: String::new(),
             host_ports: ports
                 .iter()
                 .map(|(ip, port)| HostPort {

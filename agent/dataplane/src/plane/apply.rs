@@ -125,6 +125,7 @@ impl Dataplane {
             }
             let limited = self.limit(endpoint, link, &qdiscs, |ifb| links.contains_key(ifb));
             problems.take(name, limited);
+            self.cap_pod_bursts(endpoint, link);
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use turnpike_model::desired::{Endpoint, Protocol};
 
+use super::bursts;
 use crate::bpf::Ifbs;
 use crate::endpoint::{self, HOST_MAC, LINK_PREFIX};
 use crate::host::HostTables;
@@ -12,7 +13,7 @@ use crate::links::{self, Holder, Link, Mac, Veth};
 use crate::pod::{self, PodOptions};
 use crate::tc::pacer::Pacer;
 use crate::tc::shape::Limit;
-use crate::tc::{self, Qdiscs, Side, Target, shape};
+use crate::tc::{self, Qdiscs, Side, Target};
 use crate::{AttachReport, Dataplane, DataplaneError, Problem, Severity, conntrack, host, netns};
 
 impl Dataplane {
@@ -128,6 +129,7 @@ impl Dataplane {
         let tables = if created { HostTables::default() } else { HostTables::read(&mut self.netlink)? };
         host::reconcile(&mut self.netlink, endpoint, &link, &tables)?;
         let (pod_ifindex, pod_mac) = self.configure_pod(endpoint, netns)?;
+        self.capped.note(link.index, bursts::cap(endpoint.limits.from_workload, endpoint.mtu));
         let link = host::verify_mac(&mut self.netlink, name)?;
         // A new link has none; reading those of all pods is what grows with their number.
         let qdiscs = if created { Qdiscs::default() } else { Qdiscs::read(&mut self.netlink)? };
@@ -161,7 +163,7 @@ impl Dataplane {
     ) -> Result<(u32, Mac), DataplaneError> {
         let options = PodOptions {
             ecn: self.config.pod_ecn,
-            gso_max_size: endpoint.limits.from_workload.and_then(|limit| shape::gso_cap(limit, endpoint.mtu)),
+            gso_max_size: bursts::cap(endpoint.limits.from_workload, endpoint.mtu),
         };
         in_pod(netns, |socket| pod::configure(socket, endpoint, options))
     }
@@ -225,7 +227,7 @@ impl Dataplane {
         };
         // After the ifb's is in force, and before it is gone, so that the pod is never without.
         tc::set_limit(&mut self.netlink, qdiscs, veth, to.filter(|_| at_ifb.is_none()))?;
-        self.cap_gso(endpoint, link)?;
+        self.cap_host_bursts(endpoint, link)?;
         let name = endpoint::ifb_name(host_link);
         let from_pod = if from.is_some() || may_have(&name) || qdiscs.may_redirect(link.index) {
             self.limit_at_ifb((veth, Side::Ingress), &name, from, qdiscs)?
@@ -257,19 +259,6 @@ impl Dataplane {
         tc::set_limit(&mut self.netlink, read.as_ref().unwrap_or(qdiscs), target, Some(limit))?;
         tc::set_redirect(&mut self.netlink, qdiscs, (veth, side), Some(ifb.index))?;
         Ok(Some(ifb))
-    }
-
-    /// What the host itself sends to a slow pod comes in small bursts.
-    fn cap_gso(&mut self, endpoint: &Endpoint, link: &Link) -> Result<(), DataplaneError> {
-        let Some(cap) = endpoint.limits.to_workload.and_then(|limit| shape::gso_cap(limit, link.mtu)) else {
-            return Ok(());
-        };
-        if link.gso_max_size == Some(cap) {
-            return Ok(());
-        }
-        self.netlink
-            .call(&links::set_gso_max_size(link.index, cap))
-            .map_err(|refusal| refusal.doing(format!("cap bursts on {}", link.name)))
     }
 
     /// The ifb of this name, up; and whether it was there already.

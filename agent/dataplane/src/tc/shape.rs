@@ -12,7 +12,7 @@ const SPLIT_BELOW: u64 = 500_000_000;
 /// Below this rate one full-sized GSO packet (64 KiB) would be more than 10 ms of the rate.
 const GSO_CAP_BELOW: u64 = 50_000_000;
 /// The kernel's default largest GSO packet in bytes.
-const GSO_DEFAULT: u32 = 65_536;
+pub(crate) const GSO_DEFAULT: u32 = 65_536;
 /// Ethernet header, counted by the limit.
 const ETHERNET_HEADER: u32 = 14;
 /// `psched` tick: 64 ns on every kernel since 2.6.31.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use turnpike_dataplane::{Dataplane, Pacer};
-use turnpike_model::desired::{BitsPerSecond, DesiredState, Protocol, ServicePort};
+use turnpike_model::desired::{BitsPerSecond, DesiredState, Endpoint, Protocol, ServicePort};
 
 use crate::load_balancer::with_director;
 use crate::sandbox::{Host, Pod, apply, attach, endpoint, json, limited, run, same, snapshot, state, text};
@@ -208,6 +208,32 @@ fn a_slow_pod_sends_small_bursts() {
     attach(&mut plane, &limited(endpoint(1), 0, 10), &pod);
     let link = &pod.json("ip -j -d link show eth0")[0];
     assert_eq!(link["gso_max_size"], 5000);
+}
+
+/// Verifies: bursts at both ends of the link follow a limit that changes while the pod runs, also when the process that
+/// set it has gone.
+#[test]
+fn bursts_follow_a_limit_that_changes() {
+    let host = Host::enter();
+    let pod = Pod::new();
+    let at = |to, from| Endpoint { netns_path: pod.path(), ..limited(endpoint(1), to, from) };
+    let name = endpoint(1).host_link;
+    let caps = || {
+        let read = |text: &serde_json::Value| text[0]["gso_max_size"].as_u64().expect("a size");
+        (read(&json(&format!("ip -j -d link show {name}"))), read(&pod.json("ip -j -d link show eth0")))
+    };
+    let mut plane = host.open();
+    apply(&mut plane, &DesiredState::default());
+    attach(&mut plane, &at(0, 0), &pod);
+    assert_eq!(caps(), (65_536, 65_536));
+    apply(&mut plane, &state(&[at(20, 10)]));
+    assert_eq!(caps(), (10_000, 5000));
+    drop(plane);
+    let mut plane = host.open();
+    apply(&mut plane, &state(&[at(10, 20)]));
+    assert_eq!(caps(), (5000, 10_000));
+    apply(&mut plane, &state(&[at(0, 0)]));
+    assert_eq!(caps(), (65_536, 65_536), "no limit, no cap");
 }
 
 /// Verifies: of what comes faster than the limit no more passes than its rate and its bucket allow, both ways; beside it

@@ -83,6 +83,11 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
+    /// A path that leads to the namespace.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.netns))
+    }
+
     /// A new, empty namespace.
     pub(crate) fn new() -> Self {
         let open = || {
@@ -126,8 +131,7 @@ impl Pod {
     /// Moves a link of the calling thread's namespace into this one.
     pub(crate) fn take_link(&self, name: &str) {
         // iproute2 takes a path: that of our own descriptor.
-        let path =
-            format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.netns));
+        let path = self.path();
         run(&format!("ip link set {name} netns {path}"));
     }
 }
@@ -176,6 +180,7 @@ pub(crate) fn endpoint(n: u8) -> Endpoint {
         bursts: Default::default(),
         exempt: Default::default(),
         mac: None,
+        netns_path: String::new(),
     }
 }
 

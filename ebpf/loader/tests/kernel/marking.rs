@@ -2,7 +2,8 @@
 //!
 //! Verifies, for HTB's classifier and for fq's departure times: nothing happens while most of the bucket is left; of a
 //! busy flow packets that can carry it are marked above the ceiling, and after an interval above the target, ever more
-//! often; those that cannot are dropped by the same law, and all above the longest wait; a flow that sends little
+//! often; those that cannot are dropped by the same law, once as soon as they have a window, and all above the longest
+//! wait, which is longer where a window is; flows that share the link have so much less of it; a flow that sends little
 //! passes beside it; more flows than places share them; a link without a law passes untouched.
 
 use turnpike_ebpf_loader::Programs;
@@ -44,6 +45,12 @@ fn slow() -> MarkConfig {
     }
 }
 
+/// The same, but a queue is full when so many frames wait in it, each for as many seconds as it has bytes.
+fn full_of(frames: u64) -> MarkConfig {
+    let bytes = u64::try_from(frame(0, false).len()).expect("short");
+    MarkConfig { early_ns: 1, hold_ns: (frames * bytes - 1) * 1_000_000_000, ..slow() }
+}
+
 /// Both forms of the limiter: the program, its flags, and its verdict for what goes on.
 const FORMS: [(&str, u64, i32); 2] = [(names::PROG_QUEUE, 0, 0), (names::PROG_MARK, MarkConfig::PACED, PASS)];
 
@@ -51,12 +58,13 @@ const FORMS: [(&str, u64, i32); 2] = [(names::PROG_QUEUE, 0, 0), (names::PROG_MA
 fn make_busy(programs: &mut Programs, form: (&str, u64, i32), law: MarkConfig, bytes: &[u8]) {
     let (program, flags, goes_on) = form;
     programs.maps().clear_mark(LINK).expect("clear");
-    programs.maps().set_mark(LINK, &MarkConfig { flags, ..law }).expect("set");
+    programs.maps().set_mark(LINK, &MarkConfig { flags, ..slow() }).expect("set");
     // The first finds nothing that waits, and is nobody's.
     for _ in 0..=SPARSE {
         let ran = run(programs, program, bytes, Context::on(LINK));
         assert_eq!((ran.verdict, ran.frame.as_slice(), ran.departure), (goes_on, bytes, 0), "{program}");
     }
+    programs.maps().set_mark(LINK, &MarkConfig { flags, ..law }).expect("set");
 }
 
 fn send(programs: &mut Programs, form: (&str, u64, i32), bytes: &[u8]) -> Ran {
@@ -70,7 +78,10 @@ fn above_the_ceiling_a_busy_flow_is_marked() {
     for form in FORMS {
         for six in [false, true] {
             for ecn in [ECT0, ECT1, CE] {
-                make_busy(&mut programs, form, MarkConfig { ceiling_ns: 1, ..slow() }, &frame(ecn, six));
+                let law = MarkConfig { ceiling_ns: 1, early_ns: 1, ..slow() };
+                make_busy(&mut programs, form, law, &frame(ecn, six));
+                let first = send(&mut programs, form, &frame(ecn, six));
+                assert_eq!(first.frame, frame(ecn, six), "nothing of its own waits in front of it");
                 let marked = send(&mut programs, form, &frame(ecn, six));
                 assert_eq!(
                     (marked.verdict, marked.frame),
@@ -79,8 +90,8 @@ fn above_the_ceiling_a_busy_flow_is_marked() {
                 );
                 assert_eq!(marked.departure > 0, form.1 == MarkConfig::PACED);
                 let state = programs.maps().mark_stats(LINK).expect("read").expect("state");
-                assert_eq!((state.packets, state.marked, state.not_capable, state.dropped), (6, 1, 0, 0));
-                assert_eq!(state.bytes, 6 * u64::try_from(frame(ecn, six).len()).expect("short"));
+                assert_eq!((state.packets, state.marked, state.not_capable, state.dropped), (7, 1, 0, 0));
+                assert_eq!(state.bytes, 7 * u64::try_from(frame(ecn, six).len()).expect("short"));
             }
         }
     }
@@ -95,11 +106,12 @@ fn without_ecn_few_are_dropped_early() {
         // What may stand is a nanosecond; marks at once would be for others.
         let law = MarkConfig { target_ns: 1, early_ns: 1, ceiling_ns: 1, flags: form.1, ..slow() };
         make_busy(&mut programs, form, law, &bytes);
-        send(&mut programs, form, &bytes);
+        assert_ne!(send(&mut programs, form, &bytes).verdict, DROP);
+        assert_eq!(send(&mut programs, form, &bytes).verdict, DROP, "one at once: it ends slow start");
         // What waits by now stays; what comes takes no time.
         programs.maps().set_mark(LINK, &MarkConfig { ns_per_byte_q20: 1, ..law }).expect("set");
         let started = std::time::Instant::now();
-        let (mut passed, mut dropped) = (0, 0);
+        let (mut passed, mut dropped) = (0, 1);
         while dropped < 3 {
             let ran = send(&mut programs, form, &bytes);
             match ran.verdict {
@@ -111,7 +123,7 @@ fn without_ecn_few_are_dropped_early() {
             }
             assert!(started.elapsed().as_secs() < 30, "{dropped} dropped, {passed} passed");
         }
-        assert!(passed > 0, "an interval has to pass first");
+        assert!(passed > 0, "an interval has to pass in between");
         let state = programs.maps().mark_stats(LINK).expect("read").expect("state");
         assert_eq!((state.marked, state.not_capable, state.dropped), (0, 3, 0));
     }
@@ -122,24 +134,72 @@ fn at_the_longest_wait_everything_busy_is_dropped_and_takes_no_time() {
     let sandbox = Sandbox::enter();
     let mut programs = sandbox.open();
     for form in FORMS {
-        for ecn in [0, ECT0] {
-            let bytes = frame(ecn, false);
-            // A busy packet of 1000 bytes takes 1000 seconds.
-            make_busy(&mut programs, form, MarkConfig { hold_ns: 5_000_000_000_000, ..slow() }, &bytes);
-            let mut verdicts: Vec<bool> = Vec::new();
-            for _ in 0..12 {
-                verdicts.push(send(&mut programs, form, &bytes).verdict == DROP);
-            }
-            let passed = verdicts.iter().take_while(|dropped| !**dropped).count();
-            assert!(
-                (1..12).contains(&passed) && verdicts[passed..].iter().all(|dropped| *dropped),
-                "{verdicts:?}"
-            );
-            let state = programs.maps().mark_stats(LINK).expect("read").expect("state");
-            assert_eq!(usize::try_from(state.dropped).expect("few"), 12 - passed);
-            let let_in = u64::try_from(bytes.len() * (1 + SPARSE + passed)).expect("short") * 1_000_000_000;
-            let ahead = state.clock_ns.saturating_sub(state.max_delay_ns);
-            assert!(state.max_delay_ns <= let_in && ahead > 0, "{state:?}");
+        let bytes = frame(0, false);
+        make_busy(&mut programs, form, full_of(5), &bytes);
+        let verdicts: Vec<bool> =
+            (0..12).map(|_| send(&mut programs, form, &bytes).verdict == DROP).collect();
+        let passed = verdicts.iter().take_while(|dropped| !**dropped).count();
+        assert_eq!(passed, 5);
+        assert!(verdicts[passed..].iter().all(|dropped| *dropped), "{verdicts:?}");
+        let state = programs.maps().mark_stats(LINK).expect("read").expect("state");
+        assert_eq!(usize::try_from(state.dropped).expect("few"), 12 - passed);
+        let let_in = u64::try_from(bytes.len() * (1 + SPARSE + passed)).expect("short") * 1_000_000_000;
+        let ahead = state.clock_ns.saturating_sub(state.max_delay_ns);
+        assert!(state.max_delay_ns <= let_in && ahead > 0, "{state:?}");
+    }
+}
+
+#[test]
+fn who_takes_no_notice_of_marks_loses_one_before_all() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    for form in FORMS {
+        let bytes = frame(ECT0, false);
+        make_busy(&mut programs, form, MarkConfig { ceiling_ns: 1, ..full_of(40) }, &bytes);
+        let dropped: Vec<usize> =
+            (1..60).filter(|_| send(&mut programs, form, &bytes).verdict == DROP).collect();
+        // What waits is three quarters of the longest wait with the 31st; the one that is lost makes room for another.
+        assert_eq!(dropped.iter().take(3).copied().collect::<Vec<_>>(), [31, 42, 43], "{dropped:?}");
+        assert_eq!(dropped.last(), Some(&59), "at the longest wait all are");
+        let state = programs.maps().mark_stats(LINK).expect("read").expect("state");
+        assert_eq!((state.marked, state.not_capable), (39, 0));
+    }
+}
+
+#[test]
+fn flows_share_a_link_and_each_has_so_much_less_of_it() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    for form in FORMS {
+        let law = full_of(40);
+        make_busy(&mut programs, form, slow(), &frame(0, false));
+        for port in [2, 3] {
+            (0..SPARSE).for_each(|_| drop(send(&mut programs, form, &of_flow(port, 0, false))));
+        }
+        programs.maps().set_mark(LINK, &MarkConfig { flags: form.1, ..law }).expect("set");
+        let let_in = |programs: &mut Programs, port| {
+            let sent = std::iter::repeat_with(|| send(programs, form, &of_flow(port, 0, false)).verdict);
+            sent.take(100).take_while(|verdict| *verdict != DROP).count()
+        };
+        let alone = let_in(&mut programs, 1);
+        let second = let_in(&mut programs, 2);
+        let third = let_in(&mut programs, 3);
+        assert_eq!((alone, second, third), (40, 20, 14), "the half, a third");
+    }
+}
+
+#[test]
+fn a_queue_is_longer_where_a_window_is() {
+    let sandbox = Sandbox::enter();
+    let mut programs = sandbox.open();
+    for form in FORMS {
+        for (window, expected) in [(2, 5), (4, 8), (30, 20)] {
+            // A window of frames without ECN may stand, and twice as much may come; four times the usual is the most.
+            let law = MarkConfig { early_ns: full_of(window).hold_ns, ..full_of(5) };
+            make_busy(&mut programs, form, law, &frame(0, false));
+            let sent = std::iter::repeat_with(|| send(&mut programs, form, &frame(0, false)).verdict);
+            let let_in = sent.take(50).take_while(|verdict| *verdict != DROP).count();
+            assert_eq!(let_in, expected, "a window of {window}");
         }
     }
 }
@@ -171,7 +231,7 @@ fn a_standing_wait_is_marked_after_an_interval_and_then_more_often() {
     let interval_ns = 50_000;
     for form in FORMS {
         let bytes = frame(ECT0, false);
-        let law = MarkConfig { target_ns: 1000, interval_ns, flags: form.1, ..slow() };
+        let law = MarkConfig { target_ns: 1000, early_ns: 1, interval_ns, flags: form.1, ..slow() };
         make_busy(&mut programs, form, law, &bytes);
         send(&mut programs, form, &bytes);
         // What waits by now stays; what comes takes no time.
@@ -199,7 +259,7 @@ fn who_sends_little_passes_beside_a_full_queue() {
     let sandbox = Sandbox::enter();
     let mut programs = sandbox.open();
     for form in FORMS {
-        let law = MarkConfig { ceiling_ns: 1, hold_ns: 5_000_000_000_000, ..slow() };
+        let law = MarkConfig { ceiling_ns: 1, ..full_of(50) };
         make_busy(&mut programs, form, law, &frame(ECT0, false));
         while send(&mut programs, form, &frame(ECT0, false)).verdict != DROP {}
         let other = of_flow(7, ECT0, false);
@@ -213,7 +273,8 @@ fn more_flows_than_places_share_them() {
     let sandbox = Sandbox::enter();
     let mut programs = sandbox.open();
     for form in FORMS {
-        make_busy(&mut programs, form, MarkConfig { hold_ns: HOURS, ..slow() }, &frame(0, false));
+        // More of them than may go first.
+        make_busy(&mut programs, form, slow(), &frame(0, false));
         for _ in 0..2 * SPARSE {
             for port in 10..110 {
                 let ran = send(&mut programs, form, &of_flow(port, 0, false));
