@@ -152,7 +152,10 @@ impl Plane {
 fn serve(dataplane: &mut Dataplane, receiver: &Receiver<Message>, owner: &dyn Owner) {
     let mut agenda = Agenda { due: Due::Nothing, last: Instant::now(), applied: Instant::now() };
     loop {
+        // A new pod's limit is in force; what it still lacks is made between jobs.
+        let lacking = dataplane.lacks_queues();
         let wait = match agenda.due {
+            _ if lacking => Duration::ZERO,
             Due::Nothing => RESYNC.saturating_sub(agenda.applied.elapsed()),
             Due::Sweep | Due::Apply => THROTTLE.saturating_sub(agenda.last.elapsed()),
         };
@@ -171,6 +174,7 @@ fn serve(dataplane: &mut Dataplane, receiver: &Receiver<Message>, owner: &dyn Ow
             Ok(Message::Sweep) => agenda.due = agenda.due.max(Due::Sweep),
             Ok(Message::Apply) => agenda.due = Due::Apply,
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) if lacking => dataplane.complete_queues(),
             Err(RecvTimeoutError::Timeout) => agenda.carry_out(dataplane, owner),
         }
     }

@@ -5,6 +5,7 @@ mod attach;
 mod bursts;
 mod check;
 mod detach;
+mod flow_queues;
 mod trace;
 mod tree;
 mod usage;
@@ -60,6 +61,7 @@ pub struct Dataplane {
     indices: BTreeMap<Arc<str>, u32>,
     /// Pods whose bursts are capped.
     capped: bursts::Capped,
+    flow_queues: flow_queues::FlowQueues,
     /// The node's default routes, unless they may have changed.
     defaults: Option<Vec<KernelRoute>>,
 }
@@ -98,6 +100,7 @@ impl Dataplane {
             cut_off: Vec::new(),
             indices: BTreeMap::new(),
             capped: bursts::Capped::default(),
+            flow_queues: flow_queues::FlowQueues::default(),
             defaults: None,
             memory: Memory(config.state.clone()),
             config,

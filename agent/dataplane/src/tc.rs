@@ -108,9 +108,17 @@ impl Target<'_> {
         self.failed(format!("{what}: {}", refusal.words()))
     }
 
-    fn failed(&self, message: String) -> DataplaneError {
+    pub(crate) fn failed(&self, message: String) -> DataplaneError {
         DataplaneError::Limit { link: self.name.to_owned(), message }
     }
+}
+
+/// Which of the queues for flows to make with a new limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queues {
+    /// Those without which nothing passes in order.
+    First,
+    All,
 }
 
 /// Brings the root of a link to this limit, or to none; answers whether anything was written.
@@ -119,6 +127,7 @@ pub(crate) fn set_limit(
     qdiscs: &Qdiscs,
     target: Target<'_>,
     limit: Option<(Limit, Pacer)>,
+    queues: Queues,
 ) -> Result<bool, DataplaneError> {
     let present = qdiscs.ours(target.index);
     let Some((limit, pacer)) = limit else {
@@ -131,7 +140,7 @@ pub(crate) fn set_limit(
     if present.is_some_and(|(found, root)| found == pacer && pacer.holds(root, &shape)) {
         return Ok(false);
     }
-    pacer.write(netlink, target, &shape, present.map(|(found, _)| found))?;
+    pacer.write(netlink, target, &shape, present.map(|(found, _)| found), queues)?;
     Ok(true)
 }
 

@@ -88,6 +88,7 @@ impl Dataplane {
         }
         let indices: Vec<u32> = doomed.iter().map(|link| link.index).collect();
         self.capped.forget(&indices);
+        self.flow_queues.forget(&indices);
         result.and(self.bpf.forget_links(&indices).map_err(DataplaneError::Ebpf))
     }
 

@@ -95,6 +95,11 @@ pub(crate) fn delete_class(link: u32, minor: u16) -> Request {
     message(RTM_DELTCLASS, 0, [link, handle(minor), 0, 0], &Attributes::default())
 }
 
+/// Asks for a class.
+pub(crate) fn get_class(link: u32, major: u32, minor: u16) -> Request {
+    message(RTM_GETTCLASS, 0, [link, major | u32::from(minor), 0, 0], &Attributes::default())
+}
+
 /// Dumps the classes of a link.
 pub(crate) fn get_classes(link: u32) -> Request {
     message(RTM_GETTCLASS, 0, [link, 0, 0, 0], &Attributes::default())

@@ -20,7 +20,7 @@ use super::htb;
 use super::shape::Shape;
 use super::tree::{ClassShape, LeafShape};
 use super::wire::{self, Qdisc, ROOT, RTM_NEWQDISC, TCA_KIND, TCA_OPTIONS, message};
-use super::{Target, ignore_absent};
+use super::{Queues, Target, ignore_absent};
 
 /// Handle of our fq.
 const FQ: u32 = 0x7472_0000;
@@ -101,6 +101,7 @@ impl Pacer {
         target: Target<'_>,
         shape: &Shape,
         present: Option<Self>,
+        queues: Queues,
     ) -> Result<(), DataplaneError> {
         let link = target.index;
         let mut requests = match (self, present) {
@@ -113,11 +114,31 @@ impl Pacer {
             if present != Some(Self::Htb) {
                 requests.push(htb::new_htb(link, FLOW_HTB, BELOW_TBF, FIRST_FLOW_CLASS));
             }
-            let leaves = leaves(shape);
-            requests.extend(leaves.map(|(minor, leaf)| htb::set_class(link, FLOW_HTB, minor, &leaf)));
+            let count = if queues == Queues::First { FIRST_LEAVES } else { usize::MAX };
+            requests.extend(leaves(shape).take(count).map(|leaf| set_leaf(link, &leaf)));
         }
         netlink.all(&requests).map_err(|refusal| target.refused("set the limit", &refusal))
     }
+}
+
+/// Makes the leaves that a new limit on a link left out, unless they are there.
+pub(crate) fn complete(
+    netlink: &mut Netlink,
+    target: Target<'_>,
+    shape: &Shape,
+) -> Result<(), DataplaneError> {
+    let link = target.index;
+    let last = leaves(shape).last().map(|(minor, _)| htb::get_class(link, FLOW_HTB, minor));
+    // The kernel tells everybody but who asks; the acknowledgement is enough.
+    if last.is_some_and(|last| netlink.call(&last).is_ok()) {
+        return Ok(());
+    }
+    let requests: Vec<_> = leaves(shape).skip(FIRST_LEAVES).map(|leaf| set_leaf(link, &leaf)).collect();
+    netlink.all(&requests).map_err(|refusal| target.refused("make the queues of flows", &refusal))
+}
+
+fn set_leaf(link: u32, (minor, leaf): &(u16, ClassShape)) -> Request {
+    htb::set_class(link, FLOW_HTB, *minor, leaf)
 }
 
 /// Takes our root qdisc away, whichever it is; the link's default comes back.
@@ -150,7 +171,10 @@ fn fq_packets(qdisc: &Qdisc) -> Option<u32> {
     attr::find_u32(qdisc.options(), FQ_PACKETS)
 }
 
-/// A leaf for each busy flow, and the one of all others.
+/// The leaf of who sends little, and that of a first busy flow, which is the default for all whose leaf is not there.
+const FIRST_LEAVES: usize = 2;
+
+/// A leaf for each busy flow, and the one of all others before them.
 fn leaves(shape: &Shape) -> impl Iterator<Item = (u16, ClassShape)> {
     let quantum = if shape.peak.is_some() { QUANTUM } else { GSO_QUANTUM };
     let leaf = move |priority| ClassShape {

@@ -10,7 +10,9 @@ use turnpike_dataplane::{Dataplane, Pacer};
 use turnpike_model::desired::{BitsPerSecond, DesiredState, Endpoint, Protocol, ServicePort};
 
 use crate::load_balancer::with_director;
-use crate::sandbox::{Host, Pod, apply, attach, endpoint, json, limited, run, same, snapshot, state, text};
+use crate::sandbox::{
+    Host, Pod, apply, attach, complete_queues, endpoint, json, limited, run, same, snapshot, state, text,
+};
 
 fn ifb() -> String {
     endpoint(1).host_link.replacen("tpk", "tpki", 1)
@@ -208,6 +210,38 @@ fn a_slow_pod_sends_small_bursts() {
     attach(&mut plane, &limited(endpoint(1), 0, 10), &pod);
     let link = &pod.json("ip -j -d link show eth0")[0];
     assert_eq!(link["gso_max_size"], 5000);
+}
+
+/// Verifies: an attachment makes the first queues of flows, the others follow, also where the process that attached has
+/// died in between; and that a limit with its first queues is in force. Where fq holds the packets back there are none.
+#[test]
+fn queues_of_flows_follow_an_attachment() {
+    let host = Host::enter();
+    let mut plane = host.open();
+    let pods = [Pod::new(), Pod::new()];
+    let all = [limited(endpoint(1), 20, 20), limited(endpoint(2), 20, 20)];
+    apply(&mut plane, &DesiredState::default());
+    let classes = |endpoint: &Endpoint| {
+        let links = [endpoint.host_link.clone(), endpoint.host_link.replacen("tpk", "tpki", 1)];
+        links.map(|link| text(&format!("tc class show dev {link}")).matches("class htb").count())
+    };
+    let (first, full) = if plane.pacer() == Pacer::Htb { (2, 17) } else { (0, 0) };
+    let report = plane.attach(&all[0], pods[0].fd()).expect("attach");
+    assert_eq!((report.problems, classes(&all[0])), (vec![], [first; 2]));
+    assert_eq!(plane.lacks_queues(), first > 0);
+    assert_eq!(plane.check(&all[0], pods[0].fd()).expect("check"), [], "it is in force");
+    complete_queues(&mut plane);
+    assert_eq!(classes(&all[0]), [full; 2]);
+    plane.attach(&all[1], pods[1].fd()).expect("attach");
+    drop(plane);
+    let mut plane = host.open();
+    apply(&mut plane, &state(&all));
+    assert_eq!((classes(&all[1]), plane.lacks_queues()), ([full; 2], false));
+    // A link that goes before its turn is no obstacle.
+    let third = limited(endpoint(3), 20, 20);
+    plane.attach(&third, Pod::new().fd()).expect("attach");
+    run(&format!("ip link del {}", third.host_link));
+    complete_queues(&mut plane);
 }
 
 /// Verifies: bursts at both ends of the link follow a limit that changes while the pod runs, also when the process that
