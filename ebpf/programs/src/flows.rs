@@ -137,12 +137,13 @@ fn place(table: &mut FlowTable, arrival: &Arrival) -> usize {
     let best = unsafe { best.read_volatile() as usize & (FLOWS - 1) };
     let flow = &mut table.flows[best];
     if flow.finish_ns <= clock && flow.tag != tag {
-        // By its fields: a whole one is written by a call, and old verifiers want none under the lock.
+        // By its fields, and not two together: a call would write them, and old verifiers want none under the lock.
         flow.tag = tag;
         flow.busy = 0;
         flow.sparse_ns = 0;
         flow.codel.above_until_ns = 0;
-        flow.codel.next_mark_ns = 0;
+        // SAFETY: a field of the caller's table.
+        unsafe { (&raw mut flow.codel.next_mark_ns).write_volatile(0) };
     }
     best
 }
