@@ -6,12 +6,21 @@ use std::process::Command;
 use super::super::facts::{Firewalld, Policy, Zone};
 use super::range;
 
+/// How firewall-cmd ends where the daemon does not run (firewall-cmd(1), EXIT CODES).
+const NOT_RUNNING: i32 = 252;
+
 pub(super) fn gather() -> Option<Firewalld> {
-    let runs = Path::new("/run/firewalld.pid").exists() || Path::new("/run/firewalld").exists();
-    runs.then(|| Firewalld {
+    let traces = Path::new("/run/firewalld.pid").exists() || Path::new("/run/firewalld").exists();
+    // One that was stopped may leave them behind.
+    (traces && !has_stopped()).then(|| Firewalld {
         zones: sections(&ask("--list-all-zones")).map(zone).collect(),
         policies: sections(&ask("--list-all-policies")).map(|(_, pairs)| policy(&pairs)).collect(),
     })
+}
+
+fn has_stopped() -> bool {
+    let state = Command::new("firewall-cmd").arg("--state").output();
+    state.is_ok_and(|output| output.status.code() == Some(NOT_RUNNING))
 }
 
 /// Empty when it does not answer.
