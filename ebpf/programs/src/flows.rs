@@ -164,8 +164,10 @@ fn advance(table: &mut FlowTable, place: usize, arrival: &Arrival) -> u64 {
         table.moved_ns += needed;
         queued -= 1;
     } else {
-        table.virtual_ns += passed / queued;
-        table.moved_ns += passed;
+        // What does not divide evenly is there for the next packet: with many it would add up.
+        let step = passed / queued;
+        table.virtual_ns += step;
+        table.moved_ns += step * queued;
     }
     if table.flows[place & (FLOWS - 1)].finish_ns > table.virtual_ns {
         queued.saturating_sub(1)
