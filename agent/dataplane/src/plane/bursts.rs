@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use turnpike_model::desired::{BitsPerSecond, Endpoint};
 
@@ -75,7 +76,10 @@ impl Dataplane {
 }
 
 fn set(endpoint: &Endpoint, host: &Link, bytes: u32) -> Result<(), DataplaneError> {
-    let netns = File::open(&endpoint.netns_path).map_err(DataplaneError::EnterNetns)?;
+    // Whatever is there by now, opening it must not wait.
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let netns = options.open(&endpoint.netns_path).map_err(DataplaneError::EnterNetns)?;
     let ifname = &endpoint.id.ifname;
     in_pod(netns.as_fd(), |socket| {
         // The path may lead to another pod's namespace by now.
