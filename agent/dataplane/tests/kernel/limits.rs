@@ -238,8 +238,8 @@ fn queues_of_flows_follow_an_attachment() {
     apply(&mut plane, &state(&all));
     assert_eq!((classes(&all[1]), plane.lacks_queues()), ([full; 2], false));
     // A link that goes before its turn is no obstacle.
-    let third = limited(endpoint(3), 20, 20);
-    plane.attach(&third, Pod::new().fd()).expect("attach");
+    let (third, pod) = (limited(endpoint(3), 20, 20), Pod::new());
+    plane.attach(&third, pod.fd()).expect("attach");
     run(&format!("ip link del {}", third.host_link));
     complete_queues(&mut plane);
 }
