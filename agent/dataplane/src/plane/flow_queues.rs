@@ -1,23 +1,30 @@
 //! The queues that limits have for flows, where HTB holds them.
 //!
-//! An attachment makes those that a pod's first packets need, and the limit is in force. The rest follows when the attachment
-//! has been answered: the kernel walks a list of all classes of the node for each new one
-//! (`flow_indr_dev_setup_offload`), so that thirty classes were most of what an attachment took on a full node.
+//! An attachment makes those that a pod's first packets need, and the limit is in force. The rest follows when no pods
+//! come for a moment: the kernel walks a list of all classes of the node for each new one
+//! (`flow_indr_dev_setup_offload`), so that thirty classes are most of what an attachment takes on a full node, and the
+//! next pod should not wait for those of the one before.
 //! Until they are there, flows share the first queue; the law of each is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use crate::tc::pacer::Pacer;
 use crate::tc::shape::{Limit, Shape};
 use crate::tc::{self, Qdiscs, Queues, Target, pacer};
 use crate::{Dataplane, DataplaneError};
 
+/// No pod has come for so long: it is time to make what is lacking.
+const PAUSE: Duration = Duration::from_millis(500);
+/// A link lacks queues no longer than this, however many pods come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What is known of them.
 #[derive(Debug, Default)]
 pub(super) struct FlowQueues {
     /// Links that have all of theirs.
     complete: BTreeSet<u32>,
-    /// Links of new pods that lack some.
+    /// Links of new pods that lack some. Indices grow, so the first has waited longest.
     lacking: BTreeMap<u32, Lacking>,
 }
 
@@ -26,6 +33,7 @@ struct Lacking {
     link: String,
     mtu: u32,
     limit: Limit,
+    since: Instant,
 }
 
 impl FlowQueues {
@@ -53,8 +61,13 @@ impl Dataplane {
             return Ok(());
         };
         if queues == Queues::First {
-            let lacking = Lacking { link: target.name.to_owned(), mtu: target.mtu, limit };
+            let lacking =
+                Lacking { link: target.name.to_owned(), mtu: target.mtu, limit, since: Instant::now() };
             self.flow_queues.lacking.insert(target.index, lacking);
+            return Ok(());
+        }
+        if let Some(lacking) = self.flow_queues.lacking.get_mut(&target.index) {
+            (lacking.mtu, lacking.limit) = (target.mtu, limit);
             return Ok(());
         }
         // A process that died after an attachment may have left some out.
@@ -64,16 +77,19 @@ impl Dataplane {
         Ok(())
     }
 
-    /// True while [`Self::complete_queues`] has something to do.
+    /// When [`Self::complete_queues`] should be called next: none while no link lacks queues.
     #[must_use]
-    pub fn lacks_queues(&self) -> bool {
-        !self.flow_queues.lacking.is_empty()
+    pub fn queues_due(&self) -> Option<Instant> {
+        let (_, first) = self.flow_queues.lacking.first_key_value()?;
+        let (_, last) = self.flow_queues.lacking.last_key_value()?;
+        Some((last.since + PAUSE).min(first.since + PATIENCE))
     }
 
     /// Makes the queues of flows that one link of a new pod lacks. Where that fails, [`Self::apply`] tries again and says
     /// so.
     pub fn complete_queues(&mut self) {
-        let Some((index, Lacking { link, mtu, limit })) = self.flow_queues.lacking.pop_first() else {
+        let Some((index, Lacking { link, mtu, limit, since: _ })) = self.flow_queues.lacking.pop_first()
+        else {
             return;
         };
         let target = Target { name: &link, index, mtu };

@@ -228,15 +228,17 @@ fn queues_of_flows_follow_an_attachment() {
     let (first, full) = if plane.pacer() == Pacer::Htb { (2, 17) } else { (0, 0) };
     let report = plane.attach(&all[0], pods[0].fd()).expect("attach");
     assert_eq!((report.problems, classes(&all[0])), (vec![], [first; 2]));
-    assert_eq!(plane.lacks_queues(), first > 0);
+    assert_eq!(plane.queues_due().is_some(), first > 0);
     assert_eq!(plane.check(&all[0], pods[0].fd()).expect("check"), [], "it is in force");
+    apply(&mut plane, &state(&all[..1]));
+    assert_eq!(classes(&all[0]), [first; 2], "an apply does not hurry them, so that no pod waits for it");
     complete_queues(&mut plane);
     assert_eq!(classes(&all[0]), [full; 2]);
     plane.attach(&all[1], pods[1].fd()).expect("attach");
     drop(plane);
     let mut plane = host.open();
     apply(&mut plane, &state(&all));
-    assert_eq!((classes(&all[1]), plane.lacks_queues()), ([full; 2], false));
+    assert_eq!((classes(&all[1]), plane.queues_due()), ([full; 2], None));
     // A link that goes before its turn is no obstacle.
     let (third, pod) = (limited(endpoint(3), 20, 20), Pod::new());
     plane.attach(&third, pod.fd()).expect("attach");

@@ -213,9 +213,9 @@ pub(crate) fn attach(plane: &mut Dataplane, endpoint: &Endpoint, pod: &Pod) {
     complete_queues(plane);
 }
 
-/// As the agent does between its jobs.
+/// As the agent does when no pods come.
 pub(crate) fn complete_queues(plane: &mut Dataplane) {
-    while plane.lacks_queues() {
+    while plane.queues_due().is_some() {
         plane.complete_queues();
     }
 }
