@@ -152,18 +152,17 @@ impl Plane {
 fn serve(dataplane: &mut Dataplane, receiver: &Receiver<Message>, owner: &dyn Owner) {
     let mut agenda = Agenda { due: Due::Nothing, last: Instant::now(), applied: Instant::now() };
     loop {
+        // What a limit that holds traffic back still lacks is made between jobs.
+        let wanted = dataplane.wants_queues();
         let wait = match agenda.due {
+            _ if wanted => Duration::ZERO,
             Due::Nothing => RESYNC.saturating_sub(agenda.applied.elapsed()),
             Due::Sweep | Due::Apply => THROTTLE.saturating_sub(agenda.last.elapsed()),
         };
-        let queues_wait = queues_wait(dataplane).unwrap_or(Duration::MAX);
-        match receiver.recv_timeout(wait.min(queues_wait)) {
+        match receiver.recv_timeout(wait) {
             Ok(Message::Job(job)) => {
                 job(dataplane);
                 agenda.carry_out_if_late(dataplane, owner);
-                if queues_wait.is_zero() {
-                    dataplane.complete_queues();
-                }
             }
             Ok(Message::Look(concern)) => {
                 if let Some(what) = dataplane.must_mend(&concern) {
@@ -175,15 +174,10 @@ fn serve(dataplane: &mut Dataplane, receiver: &Receiver<Message>, owner: &dyn Ow
             Ok(Message::Sweep) => agenda.due = agenda.due.max(Due::Sweep),
             Ok(Message::Apply) => agenda.due = Due::Apply,
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) if queues_wait < wait => dataplane.complete_queues(),
+            Err(RecvTimeoutError::Timeout) if wanted => dataplane.complete_queues(),
             Err(RecvTimeoutError::Timeout) => agenda.carry_out(dataplane, owner),
         }
     }
-}
-
-/// A new pod's limit is in force; how long what it still lacks may wait.
-fn queues_wait(dataplane: &Dataplane) -> Option<Duration> {
-    dataplane.queues_due().map(|due| due.saturating_duration_since(Instant::now()))
 }
 
 /// When what is due is done.

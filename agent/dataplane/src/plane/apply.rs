@@ -9,7 +9,7 @@ use crate::bpf::View;
 use crate::endpoint;
 use crate::host::HostTables;
 use crate::links::{self, Link};
-use crate::tc::{self, Qdiscs, Queues};
+use crate::tc::{self, Qdiscs};
 use crate::{Dataplane, DataplaneError, Problem, Severity, Uplink, host, sysctl};
 
 /// Problems as they are found.
@@ -123,7 +123,7 @@ impl Dataplane {
                 tracing::info!(link = name, "put the host side of a pod's link back");
                 problems.take(name, host::verify_mac(&mut self.netlink, name));
             }
-            let limited = self.limit(endpoint, link, (&qdiscs, Queues::All), |ifb| links.contains_key(ifb));
+            let limited = self.limit(endpoint, link, &qdiscs, |ifb| links.contains_key(ifb));
             problems.take(name, limited);
             self.cap_pod_bursts(endpoint, link);
         }

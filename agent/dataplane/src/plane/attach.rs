@@ -13,7 +13,7 @@ use crate::links::{self, Holder, Link, Mac, Veth};
 use crate::pod::{self, PodOptions};
 use crate::tc::pacer::Pacer;
 use crate::tc::shape::Limit;
-use crate::tc::{self, Qdiscs, Queues, Side, Target};
+use crate::tc::{self, Qdiscs, Side, Target};
 use crate::{AttachReport, Dataplane, DataplaneError, Problem, Severity, conntrack, host, netns};
 
 impl Dataplane {
@@ -134,8 +134,7 @@ impl Dataplane {
         // A new link has none; reading those of all pods is what grows with their number.
         let qdiscs = if created { Qdiscs::default() } else { Qdiscs::read(&mut self.netlink)? };
         let may_have_ifb = |_: &str| !created;
-        let queues = if created { Queues::First } else { Queues::All };
-        let ifbs = self.limit(endpoint, &link, (&qdiscs, queues), may_have_ifb)?;
+        let ifbs = self.limit(endpoint, &link, &qdiscs, may_have_ifb)?;
         let links = std::iter::once(&link).chain(ifbs.iter());
         self.indices.extend(links.map(|link| (link.name.as_str().into(), link.index)));
         let mut problems = self.bpf.attach(endpoint, &link, &ifbs, self.desired.as_ref());
@@ -213,7 +212,7 @@ impl Dataplane {
         &mut self,
         endpoint: &Endpoint,
         link: &Link,
-        (qdiscs, queues): (&Qdiscs, Queues),
+        qdiscs: &Qdiscs,
         may_have: impl Fn(&str) -> bool,
     ) -> Result<Ifbs, DataplaneError> {
         let veth = Target { name: &link.name, index: link.index, mtu: link.mtu };
@@ -222,16 +221,16 @@ impl Dataplane {
         let at_ifb = to.filter(|_| endpoint::queues_at_ifb(endpoint));
         let name = endpoint::to_pod_ifb_name(host_link);
         let to_pod = if at_ifb.is_some() || may_have(&name) {
-            self.limit_at_ifb((veth, Side::Egress), &name, at_ifb, (qdiscs, queues))?
+            self.limit_at_ifb((veth, Side::Egress), &name, at_ifb, qdiscs)?
         } else {
             None
         };
         // After the ifb's is in force, and before it is gone, so that the pod is never without.
-        self.set_limit(qdiscs, veth, to.filter(|_| at_ifb.is_none()), queues)?;
+        self.set_limit(qdiscs, veth, to.filter(|_| at_ifb.is_none()))?;
         self.cap_host_bursts(endpoint, link)?;
         let name = endpoint::ifb_name(host_link);
         let from_pod = if from.is_some() || may_have(&name) || qdiscs.may_redirect(link.index) {
-            self.limit_at_ifb((veth, Side::Ingress), &name, from, (qdiscs, queues))?
+            self.limit_at_ifb((veth, Side::Ingress), &name, from, qdiscs)?
         } else {
             None
         };
@@ -244,7 +243,7 @@ impl Dataplane {
         (veth, side): (Target<'_>, Side),
         name: &str,
         limit: Option<(Limit, Pacer)>,
-        (qdiscs, queues): (&Qdiscs, Queues),
+        qdiscs: &Qdiscs,
     ) -> Result<Option<Link>, DataplaneError> {
         let Some(limit) = limit else {
             // A redirect to a link that is gone would swallow everything.
@@ -257,7 +256,7 @@ impl Dataplane {
         // Beside a new veth, whose qdiscs nobody reads, it is what an agent left that was killed between the two.
         let left = was_there && !qdiscs.know(ifb.index);
         let read = if left { Some(Qdiscs::read(&mut self.netlink)?) } else { None };
-        self.set_limit(read.as_ref().unwrap_or(qdiscs), target, Some(limit), queues)?;
+        self.set_limit(read.as_ref().unwrap_or(qdiscs), target, Some(limit))?;
         tc::set_redirect(&mut self.netlink, qdiscs, (veth, side), Some(ifb.index))?;
         Ok(Some(ifb))
     }

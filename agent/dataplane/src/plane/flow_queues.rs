@@ -1,31 +1,28 @@
 //! The queues that limits have for flows, where HTB holds them.
 //!
-//! An attachment makes those that a pod's first packets need, and the limit is in force. The rest follows when no pods
-//! come for a moment: the kernel walks a list of all classes of the node for each new one
-//! (`flow_indr_dev_setup_offload`), so that thirty classes are most of what an attachment takes on a full node, and the
-//! next pod should not wait for those of the one before.
-//! Until they are there, flows share the first queue; the law of each is the same.
+//! A new pod's limit begins with one queue for what sends little and one for the rest, and is in force. The others follow once the
+//! limit has held something back: until then there is nothing that a queue of its own would keep apart. Most pods never
+//! come so far, and the kernel walks a list of all classes of the node for each class and each filter block that is made
+//! (`flow_indr_dev_setup_offload`): were they all there, each further pod would take longer than the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+
+use turnpike_ebpf_loader::abi::{MarkConfig, MarkState};
 
 use crate::tc::pacer::Pacer;
 use crate::tc::shape::{Limit, Shape};
 use crate::tc::{self, Qdiscs, Queues, Target, pacer};
 use crate::{Dataplane, DataplaneError};
 
-/// No pod has come for so long: it is time to make what is lacking.
-const PAUSE: Duration = Duration::from_millis(500);
-/// A link lacks queues no longer than this, however many pods come.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// What is known of them.
 #[derive(Debug, Default)]
 pub(super) struct FlowQueues {
     /// Links that have all of theirs.
     complete: BTreeSet<u32>,
-    /// Links of new pods that lack some. Indices grow, so the first has waited longest.
+    /// Links that lack some.
     lacking: BTreeMap<u32, Lacking>,
+    /// Those of them that have use for them.
+    wanted: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -33,7 +30,6 @@ struct Lacking {
     link: String,
     mtu: u32,
     limit: Limit,
-    since: Instant,
 }
 
 impl FlowQueues {
@@ -42,7 +38,22 @@ impl FlowQueues {
         for link in links {
             self.complete.remove(link);
             self.lacking.remove(link);
+            self.wanted.remove(link);
         }
+    }
+
+    fn knows(&self, link: u32) -> bool {
+        self.complete.contains(&link) || self.lacking.contains_key(&link)
+    }
+
+    /// Takes in what the limiters have counted, by link.
+    pub(super) fn heed(&mut self, limiters: &BTreeMap<u32, (MarkConfig, MarkState)>) {
+        let has_held = |link: &&u32| {
+            limiters
+                .get(link)
+                .is_some_and(|(_, state)| state.marked > 0 || state.not_capable > 0 || state.dropped > 0)
+        };
+        self.wanted.extend(self.lacking.keys().filter(has_held));
     }
 }
 
@@ -53,56 +64,46 @@ impl Dataplane {
         qdiscs: &Qdiscs,
         target: Target<'_>,
         limit: Option<(Limit, Pacer)>,
-        queues: Queues,
     ) -> Result<(), DataplaneError> {
+        let index = target.index;
+        let Some((wanted, Pacer::Htb)) = limit else {
+            self.flow_queues.forget(&[index]);
+            tc::set_limit(&mut self.netlink, qdiscs, target, limit, Queues::First)?;
+            return Ok(());
+        };
+        let known = &mut self.flow_queues;
+        // A process before this one may have made them all.
+        if !known.knows(index) && pacer::is_complete(&mut self.netlink, index) {
+            known.complete.insert(index);
+        }
+        let is_complete = known.complete.contains(&index);
+        let queues = if is_complete { Queues::All } else { Queues::First };
         tc::set_limit(&mut self.netlink, qdiscs, target, limit, queues)?;
-        let Some((limit, Pacer::Htb)) = limit else {
-            self.flow_queues.forget(&[target.index]);
-            return Ok(());
-        };
-        if queues == Queues::First {
-            let lacking =
-                Lacking { link: target.name.to_owned(), mtu: target.mtu, limit, since: Instant::now() };
-            self.flow_queues.lacking.insert(target.index, lacking);
-            return Ok(());
-        }
-        if let Some(lacking) = self.flow_queues.lacking.get_mut(&target.index) {
-            (lacking.mtu, lacking.limit) = (target.mtu, limit);
-            return Ok(());
-        }
-        // A process that died after an attachment may have left some out.
-        if !self.flow_queues.complete.contains(&target.index) {
-            self.make_queues(target, limit)?;
+        if !is_complete {
+            let lacking = Lacking { link: target.name.to_owned(), mtu: target.mtu, limit: wanted };
+            self.flow_queues.lacking.insert(index, lacking);
         }
         Ok(())
     }
 
-    /// When [`Self::complete_queues`] should be called next: none while no link lacks queues.
+    /// True while [`Self::complete_queues`] has something to do. What asks for it is seen by [`Self::usage`].
     #[must_use]
-    pub fn queues_due(&self) -> Option<Instant> {
-        let (_, first) = self.flow_queues.lacking.first_key_value()?;
-        let (_, last) = self.flow_queues.lacking.last_key_value()?;
-        Some((last.since + PAUSE).min(first.since + PATIENCE))
+    pub fn wants_queues(&self) -> bool {
+        !self.flow_queues.wanted.is_empty()
     }
 
-    /// Makes the queues of flows that one link of a new pod lacks. Where that fails, [`Self::apply`] tries again and says
-    /// so.
+    /// Makes the queues of flows that one link lacks. Where that fails it is tried again after the next
+    /// [`Self::apply`].
     pub fn complete_queues(&mut self) {
-        let Some((index, Lacking { link, mtu, limit, since: _ })) = self.flow_queues.lacking.pop_first()
-        else {
-            return;
-        };
+        let Some(index) = self.flow_queues.wanted.pop_first() else { return };
+        let Some(Lacking { link, mtu, limit }) = self.flow_queues.lacking.remove(&index) else { return };
         let target = Target { name: &link, index, mtu };
-        if let Err(error) = self.make_queues(target, limit) {
-            tracing::debug!(link, %error, "cannot make the queues of flows");
+        let made = Shape::new(limit, mtu)
+            .map_err(|message| target.failed(message))
+            .and_then(|shape| pacer::complete(&mut self.netlink, target, &shape));
+        match made {
+            Ok(()) => drop(self.flow_queues.complete.insert(index)),
+            Err(error) => tracing::warn!(link, %error, "cannot make the queues of flows"),
         }
-    }
-
-    fn make_queues(&mut self, target: Target<'_>, limit: Limit) -> Result<(), DataplaneError> {
-        let shape = Shape::new(limit, target.mtu).map_err(|message| target.failed(message))?;
-        pacer::complete(&mut self.netlink, target, &shape)?;
-        self.flow_queues.lacking.remove(&target.index);
-        self.flow_queues.complete.insert(target.index);
-        Ok(())
     }
 }

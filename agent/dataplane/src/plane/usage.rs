@@ -150,6 +150,7 @@ impl Dataplane {
     /// Netlink failed.
     pub fn usage(&mut self) -> Result<UsageSample, DataplaneError> {
         let counted = self.count()?;
+        self.flow_queues.heed(&counted.limiters);
         let mut sample = UsageSample {
             pacer: Some(self.pacer()),
             leaf_queue: Some(self.leaf_queue),

@@ -121,19 +121,20 @@ impl Pacer {
     }
 }
 
-/// Makes the leaves that a new limit on a link left out, unless they are there.
+/// True where a link has all leaves, also those that a new limit left out.
+pub(crate) fn is_complete(netlink: &mut Netlink, link: u32) -> bool {
+    // The kernel tells everybody but who asks; the acknowledgement is enough.
+    flow_classes().last().is_some_and(|last| netlink.call(&htb::get_class(link, FLOW_HTB, last)).is_ok())
+}
+
+/// Makes the leaves that a new limit on a link left out.
 pub(crate) fn complete(
     netlink: &mut Netlink,
     target: Target<'_>,
     shape: &Shape,
 ) -> Result<(), DataplaneError> {
-    let link = target.index;
-    let last = leaves(shape).last().map(|(minor, _)| htb::get_class(link, FLOW_HTB, minor));
-    // The kernel tells everybody but who asks; the acknowledgement is enough.
-    if last.is_some_and(|last| netlink.call(&last).is_ok()) {
-        return Ok(());
-    }
-    let requests: Vec<_> = leaves(shape).skip(FIRST_LEAVES).map(|leaf| set_leaf(link, &leaf)).collect();
+    let requests: Vec<_> =
+        leaves(shape).skip(FIRST_LEAVES).map(|leaf| set_leaf(target.index, &leaf)).collect();
     netlink.all(&requests).map_err(|refusal| target.refused("make the queues of flows", &refusal))
 }
 
@@ -184,8 +185,12 @@ fn leaves(shape: &Shape) -> impl Iterator<Item = (u16, ClassShape)> {
         buffers: (LEAF_BUFFER, LEAF_BUFFER),
         leaf: Some(LeafShape { priority, quantum, queue: 0 }),
     };
-    let flows = (FIRST_FLOW_CLASS..).take(FLOWS).map(move |minor| (minor, leaf(1)));
+    let flows = flow_classes().map(move |minor| (minor, leaf(1)));
     std::iter::once((SPARSE_CLASS, leaf(0))).chain(flows)
+}
+
+fn flow_classes() -> impl Iterator<Item = u16> {
+    (FIRST_FLOW_CLASS..).take(FLOWS)
 }
 
 #[cfg(test)]

@@ -10,9 +10,7 @@ use turnpike_dataplane::{Dataplane, Pacer};
 use turnpike_model::desired::{BitsPerSecond, DesiredState, Endpoint, Protocol, ServicePort};
 
 use crate::load_balancer::with_director;
-use crate::sandbox::{
-    Host, Pod, apply, attach, complete_queues, endpoint, json, limited, run, same, snapshot, state, text,
-};
+use crate::sandbox::{Host, Pod, apply, attach, endpoint, json, limited, run, same, snapshot, state, text};
 
 fn ifb() -> String {
     endpoint(1).host_link.replacen("tpk", "tpki", 1)
@@ -212,38 +210,64 @@ fn a_slow_pod_sends_small_bursts() {
     assert_eq!(link["gso_max_size"], 5000);
 }
 
-/// Verifies: an attachment makes the first queues of flows, the others follow, also where the process that attached has
-/// died in between; and that a limit with its first queues is in force. Where fq holds the packets back there are none.
+/// Verifies: a limit begins with its first queues, and is in force; the others follow once it has held something back, for
+/// a next process, too. Where fq holds the packets back there are none.
 #[test]
-fn queues_of_flows_follow_an_attachment() {
+fn queues_of_flows_follow_traffic() {
     let host = Host::enter();
     let mut plane = host.open();
     let pods = [Pod::new(), Pod::new()];
-    let all = [limited(endpoint(1), 20, 20), limited(endpoint(2), 20, 20)];
+    let all = [limited(endpoint(1), 2, 2), limited(endpoint(2), 2, 2)];
     apply(&mut plane, &DesiredState::default());
     let classes = |endpoint: &Endpoint| {
         let links = [endpoint.host_link.clone(), endpoint.host_link.replacen("tpk", "tpki", 1)];
         links.map(|link| text(&format!("tc class show dev {link}")).matches("class htb").count())
     };
-    let (first, full) = if plane.pacer() == Pacer::Htb { (2, 17) } else { (0, 0) };
-    let report = plane.attach(&all[0], pods[0].fd()).expect("attach");
-    assert_eq!((report.problems, classes(&all[0])), (vec![], [first; 2]));
-    assert_eq!(plane.queues_due().is_some(), first > 0);
-    assert_eq!(plane.check(&all[0], pods[0].fd()).expect("check"), [], "it is in force");
-    apply(&mut plane, &state(&all[..1]));
-    assert_eq!(classes(&all[0]), [first; 2], "an apply does not hurry them, so that no pod waits for it");
-    complete_queues(&mut plane);
-    assert_eq!(classes(&all[0]), [full; 2]);
-    plane.attach(&all[1], pods[1].fd()).expect("attach");
+    let by_htb = plane.pacer() == Pacer::Htb;
+    let (first, full) = if by_htb { (2, 17) } else { (0, 0) };
+    let looks = |plane: &mut Dataplane| {
+        plane.usage().expect("counters");
+        plane.wants_queues()
+    };
+    for (endpoint, pod) in all.iter().zip(&pods) {
+        attach(&mut plane, endpoint, pod);
+        assert_eq!(plane.check(endpoint, pod.fd()).expect("check"), [], "it is in force");
+    }
+    apply(&mut plane, &state(&all));
+    assert!(!looks(&mut plane), "nothing was held back");
+    assert_eq!((classes(&all[0]), classes(&all[1])), ([first; 2], [first; 2]));
+    exceed(&host, &pods[0], "10.244.0.1:9");
+    assert_eq!(looks(&mut plane), by_htb);
+    complete(&mut plane);
+    assert_eq!((classes(&all[0]), classes(&all[1])), ([full; 2], [first; 2]));
     drop(plane);
     let mut plane = host.open();
     apply(&mut plane, &state(&all));
-    assert_eq!((classes(&all[1]), plane.queues_due()), ([full; 2], None));
+    assert!(!looks(&mut plane), "what is complete is known");
+    exceed(&host, &pods[1], "10.244.0.2:9");
+    assert_eq!(looks(&mut plane), by_htb);
     // A link that goes before its turn is no obstacle.
-    let (third, pod) = (limited(endpoint(3), 20, 20), Pod::new());
-    plane.attach(&third, pod.fd()).expect("attach");
-    run(&format!("ip link del {}", third.host_link));
-    complete_queues(&mut plane);
+    run(&format!("ip link del {}", all[1].host_link));
+    complete(&mut plane);
+    assert_eq!(classes(&all[0]), [full; 2]);
+}
+
+/// As the agent does between its jobs.
+fn complete(plane: &mut Dataplane) {
+    while plane.wants_queues() {
+        plane.complete_queues();
+    }
+}
+
+/// Sends half a megabyte at once, both ways.
+fn exceed(host: &Host, pod: &Pod, address: &str) {
+    let bind = || UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    for (sender, to) in [(host.world.inside(bind), address), (pod.inside(bind), "10.1.1.1:9")] {
+        for _ in 0..500 {
+            // Nobody listens, which the kernel may tell.
+            drop(sender.send_to(&[0; 1000], to));
+        }
+    }
 }
 
 /// Verifies: bursts at both ends of the link follow a limit that changes while the pod runs, also when the process that

@@ -206,18 +206,10 @@ pub(crate) fn apply(plane: &mut Dataplane, desired: &DesiredState) {
     assert!(problems.is_empty(), "{problems:#?}");
 }
 
-/// Attaches and expects no problem, and makes what is to follow.
+/// Attaches and expects no problem.
 pub(crate) fn attach(plane: &mut Dataplane, endpoint: &Endpoint, pod: &Pod) {
     let report = plane.attach(endpoint, pod.fd()).expect("attach");
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
-    complete_queues(plane);
-}
-
-/// As the agent does when no pods come.
-pub(crate) fn complete_queues(plane: &mut Dataplane) {
-    while plane.queues_due().is_some() {
-        plane.complete_queues();
-    }
 }
 
 /// A text for each subsystem.
