@@ -57,20 +57,26 @@ struct Track {
 }
 
 impl Meter {
-    /// Takes in all counters, read at `now`. A series that is not among them is forgotten.
-    pub fn record(&mut self, now: Time, mut readings: BTreeMap<Series, Reading>) {
+    /// Takes in all counters, read at `now`, best in order. A series that is not among them is forgotten.
+    pub fn record(&mut self, now: Time, mut readings: Vec<(Series, Reading)>) {
         let elapsed = self.read_at.map(|then| now.saturating_sub(then)).filter(|elapsed| !elapsed.is_zero());
+        // Both are in order, so that each series is met once: this goes on every second, whatever the node does.
+        readings.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut readings = readings.into_iter().peekable();
+        let mut fresh = Vec::new();
         self.tracks.retain(|series, track| {
-            let Some(reading) = readings.remove(series) else { return false };
+            while let Some(reading) = readings.next_if(|(read, _)| read < series) {
+                fresh.push(reading);
+            }
+            let Some((_, reading)) = readings.next_if(|(read, _)| read == series) else { return false };
             if let Some(elapsed) = elapsed {
                 track.advance(reading, elapsed);
             }
             track.last = reading;
             true
         });
-        let fresh =
-            readings.into_iter().map(|(series, last)| (series, Track { last, seconds: VecDeque::new() }));
-        self.tracks.extend(fresh);
+        let fresh = fresh.into_iter().chain(readings);
+        self.tracks.extend(fresh.map(|(series, last)| (series, Track { last, seconds: VecDeque::new() })));
         self.read_at = Some(now);
     }
 
@@ -133,7 +139,7 @@ mod tests {
     }
 
     fn read(meter: &mut Meter, ms: u64, bytes: u64, counter: u32) {
-        meter.record(Time::from_millis(ms), [(pod(), Reading { bytes, counter })].into());
+        meter.record(Time::from_millis(ms), vec![(pod(), Reading { bytes, counter })]);
     }
 
     #[test]
@@ -177,7 +183,22 @@ mod tests {
             read(&mut meter, second * 1000, second, 0);
         }
         assert_eq!(meter.depth(), HISTORY_SECONDS);
-        meter.record(Time::from_secs(2001), BTreeMap::new());
+        meter.record(Time::from_secs(2001), Vec::new());
         assert_eq!(meter.depth(), 0);
+    }
+
+    #[test]
+    fn series_come_and_go_beside_others() {
+        let mut meter = Meter::default();
+        let series = |name: &str| Series::FromPod(name.to_owned());
+        let mut read = |second: u64, names: &[&str]| {
+            let reading = Reading { bytes: second * 125_000, counter: 0 };
+            meter.record(Time::from_secs(second), names.iter().map(|name| (series(name), reading)).collect());
+            ["a", "b", "c", "d"].map(|name| meter.history(&series(name)).count())
+        };
+        assert_eq!(read(1, &["d", "b"]), [0; 4]);
+        assert_eq!(read(2, &["b", "c", "d", "a"]), [0, 1, 0, 1]);
+        assert_eq!(read(3, &["a", "c", "d"]), [1, 0, 1, 2]);
+        assert_eq!(read(4, &["c", "b", "a"]), [2, 0, 2, 0]);
     }
 }

@@ -60,7 +60,7 @@ mod tests {
 
     fn read(meter: &mut Meter, second: u64, bytes: u64) {
         let series = Series::ToPod("tpk1".to_owned());
-        meter.record(Time::from_secs(second), [(series, Reading { bytes, counter: 0 })].into());
+        meter.record(Time::from_secs(second), vec![(series, Reading { bytes, counter: 0 })]);
     }
 
     #[test]
