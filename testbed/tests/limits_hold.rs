@@ -11,6 +11,7 @@
 
 #![cfg(test)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -212,6 +213,40 @@ fn a_limit_holds_between_pods_of_one_node() -> Result<()> {
         prove(&scene, "limited pod to pod", Side::Pod(&scene.limited), free, flows)?;
     }
     scene.leave()
+}
+
+/// Verifies: the agent makes a queue for each busy flow when a limit has begun to hold traffic back, and not before.
+#[test]
+fn busy_flows_get_queues_of_their_own() -> Result<()> {
+    let scene = Scene::set("limits-queues")?;
+    let node = scene.turnpike.node();
+    let before = flow_queues(node)?;
+    if before.is_empty() {
+        ensure!(node.text(&["tc", "qdisc", "show"])?.contains("qdisc fq 7472:"), "neither HTB nor fq");
+        return scene.leave();
+    }
+    ensure!(before.values().eq(&[2, 2]), "{before:?}");
+    Side::Node(&scene.outside).send(scene.limited.ipv4()?, 8)?;
+    poll_result(DEADLINE, "queues for flows to the pod", || {
+        let now = flow_queues(node)?;
+        ensure!(now.values().any(|count| *count == 17), "{now:?}");
+        Ok(())
+    })?;
+    scene.leave()
+}
+
+/// Classes of limits, by the link that has them.
+fn flow_queues(node: &Node) -> Result<BTreeMap<String, usize>> {
+    let qdiscs = node.text(&["tc", "-j", "qdisc", "show"])?;
+    let qdiscs: Vec<Value> = serde_json::from_str(&qdiscs).context("tc's answer")?;
+    let links = qdiscs.iter().filter(|qdisc| qdisc["kind"] == "htb" && qdisc["handle"] == "7471:");
+    links
+        .filter_map(|qdisc| qdisc["dev"].as_str())
+        .map(|link| {
+            let classes = node.text(&["tc", "class", "show", "dev", link])?;
+            Ok((link.to_owned(), classes.matches("class htb 7471:").count()))
+        })
+        .collect()
 }
 
 /// Verifies: a limit stays while the agent is dead, and when it comes back.
