@@ -229,7 +229,7 @@ fn busy_flows_get_queues_of_their_own() -> Result<()> {
     Side::Node(&scene.outside).send(scene.limited.ipv4()?, 8)?;
     poll_result(DEADLINE, "queues for flows to the pod", || {
         let now = flow_queues(node)?;
-        ensure!(now.values().any(|count| *count == 17), "{now:?}");
+        ensure!(now.values().any(|count| *count == 18), "{now:?}");
         Ok(())
     })?;
     scene.leave()

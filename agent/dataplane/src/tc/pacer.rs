@@ -3,6 +3,7 @@
 //! ```text
 //! fq:   [mark: departure time] ─▶ 7472: fq
 //! HTB:  7470: tbf, which cuts up and paces ─▶ 7471: htb [queue: class] ─┬─ :10 flows that send little, first in line
+//!                                                                       ├─ :11 busy flows that have no class yet, next
 //!                                                                       └─ :20 … :2f a busy flow each
 //! TBF:  7470: tbf (no program)
 //! ```
@@ -112,7 +113,7 @@ impl Pacer {
         };
         if self == Self::Htb {
             if present != Some(Self::Htb) {
-                requests.push(htb::new_htb(link, FLOW_HTB, BELOW_TBF, FIRST_FLOW_CLASS));
+                requests.push(htb::new_htb(link, FLOW_HTB, BELOW_TBF, SHARED_CLASS));
             }
             let count = if queues == Queues::First { FIRST_LEAVES } else { usize::MAX };
             requests.extend(leaves(shape).take(count).map(|leaf| set_leaf(link, &leaf)));
@@ -172,10 +173,13 @@ fn fq_packets(qdisc: &Qdisc) -> Option<u32> {
     attr::find_u32(qdisc.options(), FQ_PACKETS)
 }
 
-/// The leaf of who sends little, and that of a first busy flow, which is the default for all whose leaf is not there.
+/// HTB's default: the leaf of all busy flows until theirs are there. It goes before them, so that no flow's packets
+/// overtake those of its own that wait there.
+const SHARED_CLASS: u16 = 0x11;
+/// The leaf of who sends little, and the shared one.
 const FIRST_LEAVES: usize = 2;
 
-/// A leaf for each busy flow, and the one of all others before them.
+/// A leaf for each busy flow, and those that go before them.
 fn leaves(shape: &Shape) -> impl Iterator<Item = (u16, ClassShape)> {
     let quantum = if shape.peak.is_some() { QUANTUM } else { GSO_QUANTUM };
     let leaf = move |priority| ClassShape {
@@ -185,8 +189,8 @@ fn leaves(shape: &Shape) -> impl Iterator<Item = (u16, ClassShape)> {
         buffers: (LEAF_BUFFER, LEAF_BUFFER),
         leaf: Some(LeafShape { priority, quantum, queue: 0 }),
     };
-    let flows = flow_classes().map(move |minor| (minor, leaf(1)));
-    std::iter::once((SPARSE_CLASS, leaf(0))).chain(flows)
+    let flows = flow_classes().map(move |minor| (minor, leaf(2)));
+    [(SPARSE_CLASS, leaf(0)), (SHARED_CLASS, leaf(1))].into_iter().chain(flows)
 }
 
 fn flow_classes() -> impl Iterator<Item = u16> {
@@ -203,12 +207,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_leaf_is_served_before_the_others() {
+    fn what_sends_little_and_what_waits_already_go_first() {
         let limit = Limit::of(Some(BitsPerSecond(100_000_000)), Burst::default()).unwrap();
         let leaves: Vec<_> = leaves(&Shape::new(limit, 1500).unwrap()).collect();
-        assert_eq!(leaves.len(), 1 + FLOWS);
-        let first = leaves.iter().filter(|(_, class)| class.leaf.unwrap().priority == 0);
-        assert_eq!(first.map(|(minor, _)| *minor).collect::<Vec<_>>(), [SPARSE_CLASS]);
+        assert_eq!(leaves.len(), FIRST_LEAVES + FLOWS);
+        let priorities = leaves.iter().map(|(_, class)| class.leaf.unwrap().priority);
+        assert!(priorities.eq([0, 1].into_iter().chain([2; FLOWS])));
+        let first = leaves.iter().map(|(minor, _)| *minor).take(FIRST_LEAVES);
+        assert!(first.eq([SPARSE_CLASS, SHARED_CLASS]));
     }
 
     #[test]

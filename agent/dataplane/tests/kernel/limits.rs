@@ -224,7 +224,7 @@ fn queues_of_flows_follow_traffic() {
         links.map(|link| text(&format!("tc class show dev {link}")).matches("class htb").count())
     };
     let by_htb = plane.pacer() == Pacer::Htb;
-    let (first, full) = if by_htb { (2, 17) } else { (0, 0) };
+    let (first, full) = if by_htb { (2, 18) } else { (0, 0) };
     let looks = |plane: &mut Dataplane| {
         plane.usage().expect("counters");
         plane.wants_queues()
