@@ -1,13 +1,11 @@
 //! The queues that limits have for flows, where HTB holds them.
 //!
-//! A new pod's limit begins with one queue for what sends little and one for the rest, and is in force. The others follow once the
-//! limit has held something back: until then there is nothing that a queue of its own would keep apart. Most pods never
-//! come so far, and the kernel walks a list of all classes of the node for each class and each filter block that is made
+//! A limit begins with one queue for what sends little and one for the rest, and is in force. The others follow once something
+//! waits at it: until then there is nothing that a queue of its own would keep apart. Most pods never come so far, and the
+//! kernel walks a list of all classes of the node for each class and each filter block that is made
 //! (`flow_indr_dev_setup_offload`): were they all there, each further pod would take longer than the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use turnpike_ebpf_loader::abi::{MarkConfig, MarkState};
 
 use crate::tc::pacer::Pacer;
 use crate::tc::shape::{Limit, Shape};
@@ -46,14 +44,9 @@ impl FlowQueues {
         self.complete.contains(&link) || self.lacking.contains_key(&link)
     }
 
-    /// Takes in what the limiters have counted, by link.
-    pub(super) fn heed(&mut self, limiters: &BTreeMap<u32, (MarkConfig, MarkState)>) {
-        let has_held = |link: &&u32| {
-            limiters
-                .get(link)
-                .is_some_and(|(_, state)| state.marked > 0 || state.not_capable > 0 || state.dropped > 0)
-        };
-        self.wanted.extend(self.lacking.keys().filter(has_held));
+    /// Takes in at which links limits hold something back.
+    pub(super) fn heed(&mut self, busy: impl Iterator<Item = u32>) {
+        self.wanted.extend(busy.filter(|link| self.lacking.contains_key(link)));
     }
 }
 

@@ -150,7 +150,8 @@ impl Dataplane {
     /// Netlink failed.
     pub fn usage(&mut self) -> Result<UsageSample, DataplaneError> {
         let counted = self.count()?;
-        self.flow_queues.heed(&counted.limiters);
+        let busy = counted.limiters.iter().filter(|(_, (law, state))| has_held(law, state));
+        self.flow_queues.heed(busy.map(|(link, _)| *link));
         let mut sample = UsageSample {
             pacer: Some(self.pacer()),
             leaf_queue: Some(self.leaf_queue),
@@ -237,11 +238,20 @@ fn shadow_usage(state: &MarkState) -> ShadowUsage {
     }
 }
 
+/// Whether something waits at a limit, or had to be told to slow down. A pod's own senders stop at a queue before they
+/// are told.
+fn has_held(law: &MarkConfig, state: &MarkState) -> bool {
+    state.marked > 0 || state.not_capable > 0 || state.dropped > 0 || !wait(law, state).is_zero()
+}
+
+/// How long what comes now would wait.
+fn wait(law: &MarkConfig, state: &MarkState) -> Duration {
+    Duration::from_nanos(state.clock_ns.saturating_sub(law.bucket_ns)).saturating_sub(monotonic())
+}
+
 /// What the limiter's program has counted; what it has let in is what the queues behind it hold back or have sent.
 fn by_program(limit: BitsPerSecond, (law, state): &(MarkConfig, MarkState)) -> QueueUsage {
-    let ahead = Duration::from_nanos(state.clock_ns.saturating_sub(law.bucket_ns));
-    let wait = ahead.saturating_sub(monotonic());
-    let waiting = wait.as_micros() * u128::from(limit.0) / 8_000_000;
+    let waiting = wait(law, state).as_micros() * u128::from(limit.0) / 8_000_000;
     QueueUsage {
         bytes: state.bytes,
         queued: true,
