@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use self::callers::{Call, Network, Wish};
 use super::Options;
 use super::rows::{Comparison, tell};
-use crate::{Lab, Node, TurnpikeConfig, TurnpikeNode};
+use crate::{Lab, Node, TurnpikeConfig, TurnpikeNode, poll_result};
 
 /// Alternating runs of each.
 const RUNS: usize = 31;
@@ -239,14 +239,15 @@ fn filling(
 /// milliseconds.
 fn rest(agent: u32) -> Result<f64> {
     let before = cpu_seconds(agent)?;
-    let begun = Instant::now();
-    while busy(agent, LOOK)? > AT_REST {
-        ensure!(begun.elapsed() < DEADLINE, "the agent does not come to rest");
-    }
+    poll_result(DEADLINE, "the agent to be at rest", || {
+        let busy = busy(agent, LOOK)?;
+        ensure!(busy <= AT_REST, "it takes {busy:.1} % of a CPU");
+        Ok(())
+    })?;
     Ok((cpu_seconds(agent)? - before) * 1e3)
 }
 
-/// The agent's CPU over a time, in percent of one.
+/// The agent's CPU over a time, in percent of one. The time is what is measured: there is nothing to wait for.
 fn busy(agent: u32, time: Duration) -> Result<f64> {
     let (begun, before) = (Instant::now(), cpu_seconds(agent)?);
     thread::sleep(time);
